@@ -1,0 +1,14 @@
+"""
+wire: bytes <-> the parts of a protocol, without sockets, clocks or files.
+
+errors            `WireError`, the one family that these readers raise
+client_hello      the first bytes of a TLS connection -> server name and protocols offered
+http1             HTTP/1.1 heads and bodies, followed on their way through
+content_encoding  gzip, deflate, br, zstd, undone piece by piece
+sse               an event stream -> server-sent events
+json_stream       a JSON array or JSON lines -> elements, as they arrive
+json_members      one passing JSON object -> a few of its scalar members
+
+A stage: imports none of ours. Every reader takes bytes in any split, returns finished parts ("not yet" is an empty
+list), looks at no byte twice, and has a limit on what it holds.
+"""

@@ -1,0 +1,381 @@
+"""
+HTTP/1.1 as a proxy sees it that edits nothing: heads are read strictly, bodies are tracked, every byte is passed on.
+
+RFC 9110 and RFC 9112. Heads are forwarded as they came, so this reader must see exactly what the next one sees: what
+two readers could take differently (bare CR or LF, folded lines, both lengths at once, white space before a colon) is
+refused, RFC 9112 §11.2. A body is not parsed but followed: a tracker says how far in a read the message goes and which
+parts of it are content.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from services.wire.errors import WireError
+
+# A chunk size line with its extensions, or a line of the trailer: RFC 9112 §7.1.1 asks for a bound and names none.
+CHUNK_LINE_BYTES_MAX = 4096
+TRAILER_BYTES_MAX = 64 * 1024
+# Longer than any real length, short enough that no arithmetic on it can surprise.
+_LENGTH_DIGITS_MAX = 18
+
+# The repeats are possessive ("*+"): nothing taken is given back, so that a bad head costs no more than a good one.
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
+_FIELD_LINE = _TOKEN + rb":" + _TEXT + rb"\r\n"
+_REQUEST_LINE = rb"(" + _TOKEN + rb") ([!-~\x80-\xff]++) HTTP/1\.([01])\r\n"
+_STATUS_LINE = rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + _TEXT + rb")?\r\n"
+_END_OF_HEAD = rb"(?:" + _FIELD_LINE + rb")*+\r\n"
+_REQUEST_HEAD = re.compile(_REQUEST_LINE + _END_OF_HEAD)
+_RESPONSE_HEAD = re.compile(_STATUS_LINE + _END_OF_HEAD)
+_FIELDS_OF_A_PROXY = re.compile(
+    rb"\n(connection|content-encoding|content-length|content-type|expect|host|proxy-authorization|transfer-encoding"
+    rb"|upgrade):[ \t]*+([^\r]*)",
+    re.IGNORECASE,
+)
+# uri-host [":" port] without the comma, which RFC 3986 allows and no name has: it is how a second Host shows.
+_HOST = re.compile(rb"[0-9A-Za-z\-._~%!$&'()*+;=:\[\]]*")
+_CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;" + _TEXT + rb")?\r\n")
+_PLAIN_CHUNK_START = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+_TRAILER_LINE = re.compile(_FIELD_LINE)
+
+
+class HttpInvalid(WireError):
+    """The peer broke the rules of HTTP/1.1."""
+
+
+class Framing(Enum):
+    """How a body ends, RFC 9112 §6.3."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    UNTIL_CLOSE = "until_close"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """
+    A request's first part.
+
+    Attributes:
+        target: As it came.
+        keeps_alive: Whether the sender lets the connection carry another message.
+        framing: How the body ends.
+        length: Of the body in bytes, where the framing is LENGTH.
+        fields: The fields that a proxy needs, by lower-case name, several values joined with a comma.
+    """
+
+    method: str
+    target: str
+    keeps_alive: bool
+    framing: Framing
+    length: int
+    fields: dict[bytes, bytes]
+
+    def field(self, name: bytes) -> str:
+        """Return a field's value, "" if it is missing."""
+        return self.fields.get(name, b"").decode("latin-1")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """
+    A response's first part; see `RequestHead`.
+
+    A response that ends HTTP on its connection (101, and 2xx to CONNECT) has no body and does not keep alive.
+    """
+
+    status: int
+    keeps_alive: bool
+    framing: Framing
+    length: int
+    fields: dict[bytes, bytes]
+
+    def field(self, name: bytes) -> str:
+        """Return a field's value, "" if it is missing."""
+        return self.fields.get(name, b"").decode("latin-1")
+
+
+def read_request_head(head: bytes) -> RequestHead:
+    r"""
+    Read a request head, from its first byte to the closing `\r\n\r\n`.
+
+    Raises:
+        HttpInvalid: Anything that another reader could take differently.
+    """
+    match = _REQUEST_HEAD.fullmatch(head)
+    if match is None:
+        raise HttpInvalid(_problem_of(head, "request", _REQUEST_LINE))
+    method, target, minor = match.groups()
+    fields = _fields_of(head)
+    _check_host(fields, minor)
+    framing, length = _framing_of(fields, minor, otherwise=Framing.NONE)
+    if method == b"CONNECT" and framing is not Framing.NONE:
+        # RFC 9110 §9.3.6: such a request has no content; some would take these bytes for the tunnel's first.
+        raise HttpInvalid("a CONNECT request with a body is refused")
+    return RequestHead(
+        method.decode("ascii"), target.decode("latin-1"), _keeps_alive(fields, minor), framing, length, fields
+    )
+
+
+def read_response_head(head: bytes, *, request_method: str) -> ResponseHead:
+    r"""
+    Read a response head, from its first byte to the closing `\r\n\r\n`.
+
+    Raises:
+        HttpInvalid: Anything that another reader could take differently.
+    """
+    match = _RESPONSE_HEAD.fullmatch(head)
+    if match is None:
+        raise HttpInvalid(_problem_of(head, "response", _STATUS_LINE))
+    minor, digits = match.groups()
+    status = int(digits)
+    fields = _fields_of(head)
+    # Read even where it does not count: a head that we cannot read is not passed on.
+    framing, length = _framing_of(fields, minor, otherwise=Framing.UNTIL_CLOSE)
+    leaves_http = status == 101 or (request_method == "CONNECT" and 200 <= status < 300)
+    if leaves_http or request_method == "HEAD" or status < 200 or status in (204, 304):
+        framing, length = Framing.NONE, 0
+    keeps_alive = framing is not Framing.UNTIL_CLOSE and not leaves_http and _keeps_alive(fields, minor)
+    return ResponseHead(status, keeps_alive, framing, length, fields)
+
+
+def _problem_of(head: bytes, kind: str, start_line: bytes) -> str:
+    """Name the first line of a head that is wrong; no target and no value, for these hold keys."""
+    first, *others = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    if not re.fullmatch(start_line, first + b"\r\n"):
+        return f"{kind} line of {len(first)} bytes is not of HTTP/1.1"
+    for number, line in enumerate(others, 2):
+        if not re.fullmatch(_FIELD_LINE, line + b"\r\n"):
+            name = re.match(rb"(" + _TOKEN + rb"):", line)
+            return f"{kind} field in line {number} is malformed" + (f": {name[1].decode()[:40]}" if name else "")
+    return f"{kind} head does not end in an empty line"
+
+
+def _fields_of(head: bytes) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for name, value in _FIELDS_OF_A_PROXY.findall(head):
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
+def _check_host(fields: dict[bytes, bytes], minor: bytes) -> None:
+    # RFC 9112 §3.2: to be refused when it is missing, repeated or malformed.
+    host = fields.get(b"host")
+    if host is None:
+        if minor == b"1":
+            raise HttpInvalid("request of HTTP/1.1 has no host field")
+    elif not _HOST.fullmatch(host):
+        raise HttpInvalid(f"host {host[:80]!r} is not one host")
+
+
+def _keeps_alive(fields: dict[bytes, bytes], minor: bytes) -> bool:
+    connection = fields.get(b"connection")
+    if connection is None:
+        return minor == b"1"
+    options = [option.strip() for option in connection.lower().split(b",")]
+    if b"close" in options:
+        return False
+    return minor == b"1" or b"keep-alive" in options
+
+
+def _framing_of(fields: dict[bytes, bytes], minor: bytes, *, otherwise: Framing) -> tuple[Framing, int]:
+    """Apply RFC 9112 §6.3 to the two fields that say how a body ends; `otherwise` is for neither."""
+    coding = fields.get(b"transfer-encoding")
+    length = fields.get(b"content-length")
+    if coding is not None:
+        # §6.1: in HTTP/1.0 its framing is faulty, and readers differ; other codings are obsolete.
+        if coding.lower() != b"chunked" or minor == b"0":
+            raise HttpInvalid(f"transfer-encoding {coding[:40]!r} in HTTP/1.{minor.decode()} is not read")
+        if length is not None:
+            raise HttpInvalid("transfer-encoding and content-length in one head are refused")
+        return Framing.CHUNKED, 0
+    if length is None:
+        return otherwise, 0
+    size = _length_of(length)
+    return (Framing.LENGTH, size) if size else (Framing.NONE, 0)
+
+
+def _length_of(value: bytes) -> int:
+    # A list of equal values is allowed by RFC 9110 §8.6 and refused here: no client of ours sends one.
+    if not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
+        raise HttpInvalid(f"content-length {value[:40]!r} is no length")
+    return int(value)
+
+
+class NoBody:
+    """A message without a body: over at once."""
+
+    __slots__ = ()
+    done = True
+
+    def feed(self, data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
+        """See `ChunkedBody.feed`."""
+        return start
+
+
+class LengthBody:
+    """Counts down a content-length."""
+
+    __slots__ = ("_left", "done")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+
+    def feed(self, data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
+        """See `ChunkedBody.feed`."""
+        size = end - start
+        if size >= self._left:
+            size = self._left
+            self.done = True
+        self._left -= size
+        if size:
+            content.append((start, start + size))
+        return start + size
+
+
+class UntilCloseBody:
+    """Everything up to the end of the connection; the shell says when that is."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def feed(self, data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
+        """See `ChunkedBody.feed`."""
+        if end > start:
+            content.append((start, end))
+        return end
+
+
+class _Chunk(Enum):
+    SIZE = "a chunk size"
+    DATA = "chunk data"
+    DATA_CR = "the CR after a chunk"
+    DATA_LF = "the LF after a chunk"
+    TRAILER = "a trailer line"
+
+
+class ChunkedBody:
+    """
+    Follows chunk sizes, RFC 9112 §7.1.
+
+    The usual read holds whole chunks and costs one match and one `int` for each; a line that is cut is kept, bounded,
+    until its end comes.
+    """
+
+    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "done")
+
+    def __init__(self) -> None:
+        self._state = _Chunk.SIZE
+        self._left = 0
+        self._line = bytearray()
+        self._trailer_bytes = 0
+        self.done = False
+
+    def __repr__(self) -> str:
+        return f"<ChunkedBody awaiting {'nothing' if self.done else self._state.value}>"
+
+    def feed(self, data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
+        """
+        Follow the body through `data[start:end]`.
+
+        Args:
+            data: A buffer that holds the next bytes of the connection.
+            content: Gets the (start, end) of each part of the body's content in `data`.
+
+        Returns:
+            Where in `data` the message ends, or `end` while it goes on (`done` tells which).
+
+        Raises:
+            HttpInvalid: The chunks are malformed, or a line or the trailer exceeds its limit.
+        """
+        while start < end and not self.done:
+            if self._state is _Chunk.SIZE and not self._line:
+                after = self._whole_chunk(data, start, end, content)
+                if after:
+                    start = after
+                    continue
+            if self._state is _Chunk.DATA:
+                start = self._follow_data(start, end, content)
+            elif self._state is _Chunk.DATA_CR or self._state is _Chunk.DATA_LF:
+                self._take_chunk_end(data[start])
+                start += 1
+            else:
+                start = self._follow_line(data, start, end)
+        return start
+
+    def _whole_chunk(self, data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
+        """Take a chunk that lies between `start` and `end` as a whole; return where it ends, or 0 for any other."""
+        match = _PLAIN_CHUNK_START.match(data, start, end)
+        if match is None:
+            return 0
+        first = match.end()
+        last = first + int(match[1], 16)
+        if last == first or last + 2 > end or data[last] != 13 or data[last + 1] != 10:
+            return 0
+        content.append((first, last))
+        return last + 2
+
+    def _follow_data(self, start: int, end: int, content: list[tuple[int, int]]) -> int:
+        size = min(self._left, end - start)
+        content.append((start, start + size))
+        self._left -= size
+        if not self._left:
+            self._state = _Chunk.DATA_CR
+        return start + size
+
+    def _take_chunk_end(self, byte: int) -> None:
+        if byte != (13 if self._state is _Chunk.DATA_CR else 10):
+            raise HttpInvalid(f"byte {byte:#04x} stands in the place of {self._state.value}")
+        self._state = _Chunk.DATA_LF if self._state is _Chunk.DATA_CR else _Chunk.SIZE
+
+    def _follow_line(self, data: bytearray, start: int, end: int) -> int:
+        line_end = data.find(b"\n", start, end) + 1
+        self._line += data[start : line_end or end]
+        if len(self._line) > CHUNK_LINE_BYTES_MAX:
+            raise HttpInvalid(f"{self._state.value} of {len(self._line)} bytes or more exceeds {CHUNK_LINE_BYTES_MAX}")
+        if not line_end:
+            return end
+        line, self._line = self._line, bytearray()
+        if self._state is _Chunk.SIZE:
+            self._take_size_line(line)
+        else:
+            self._take_trailer_line(line)
+        return line_end
+
+    # The messages below quote no line: in a body that went wrong it could hold anything, a prompt for one.
+
+    def _take_size_line(self, line: bytearray) -> None:
+        match = _CHUNK_SIZE_LINE.fullmatch(line)
+        if match is None:
+            raise HttpInvalid(f"chunk size line of {len(line)} bytes is malformed")
+        self._left = int(match[1], 16)
+        self._state = _Chunk.DATA if self._left else _Chunk.TRAILER
+
+    def _take_trailer_line(self, line: bytearray) -> None:
+        self._trailer_bytes += len(line)
+        if self._trailer_bytes > TRAILER_BYTES_MAX:
+            raise HttpInvalid(f"trailer of {self._trailer_bytes} bytes or more exceeds {TRAILER_BYTES_MAX}")
+        if line == b"\r\n":
+            self.done = True
+        elif not _TRAILER_LINE.fullmatch(line):
+            raise HttpInvalid(f"trailer line of {len(line)} bytes is malformed")
+
+
+Body: TypeAlias = NoBody | LengthBody | ChunkedBody | UntilCloseBody
+
+
+def body_of(head: RequestHead | ResponseHead) -> Body:
+    """Make the tracker for the body that follows a head."""
+    if head.framing is Framing.NONE:
+        return NoBody()
+    if head.framing is Framing.LENGTH:
+        return LengthBody(head.length)
+    return ChunkedBody() if head.framing is Framing.CHUNKED else UntilCloseBody()

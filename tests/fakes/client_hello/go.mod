@@ -1,0 +1,3 @@
+module client_hello
+
+go 1.19
