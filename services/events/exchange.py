@@ -86,6 +86,7 @@ class UsageRecorded:
     finish_reasons: tuple[str, ...] = ()
     http_status: int | None = None
     error_type: str | None = None
+    error_code: str | None = None
     service_tier: str | None = None
     block_reason: str | None = None
     iteration_type: str | None = None

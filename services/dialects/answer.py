@@ -1,0 +1,259 @@
+"""
+Answers: decoded body bytes in any split go in, the records of the response come out.
+
+What differs between providers is in a dialect's `Tally`, which is told one parsed JSON message at a time. Here is what
+they share: an answer is an event stream, a JSON array whose elements arrive one after the other, or one JSON object;
+an answer of status 400 and above is an error object; and every answer ends as exactly one `Outcome`.
+
+Rules
+  * The content type is believed when it says event stream, otherwise the first byte decides: gateways mislabel.
+  * An event that the end of the body interrupts counts if it is a whole JSON object (some providers leave out the
+    last empty line), and not otherwise (an aborted stream).
+  * A bare JSON error between the events of a stream, without `data:`, is an error (Google).
+  * An event that is not JSON is nothing (`[DONE]`).
+
+Of messages that come together a dialect may leave out those that cannot change the result (`Tally.worth_parsing`). It
+has to be sure: looking into bytes chooses candidates, the JSON parser decides.
+"""
+
+from typing import Protocol
+
+import orjson
+
+from services.dialects.counts import error_name_of, object_of, objects_of
+from services.dialects.dialect import Call, RequestFacts
+from services.events.usage import Counts, Outcome, ResponseUsage
+from services.wire.errors import WireError
+from services.wire.json_stream import BYTE_ORDER_MARK, WHITE_SPACE, JsonElementReader
+from services.wire.sse import ServerSentEventReader
+
+# Error objects are a few hundred bytes; some gateways answer with a whole page.
+ERROR_BYTES_MAX = 64 * 1024
+
+FIRST_ERROR_STATUS = 400
+
+
+class Tally(Protocol):
+    """
+    What one response said so far, in one provider's words.
+
+    Attributes:
+        error_type: The provider's word for an error that came inside the answer.
+        is_blocked: A filter refused the prompt.
+        has_ended: The stream's own end mark was read.
+    """
+
+    @property
+    def error_type(self) -> str | None: ...
+    @property
+    def is_blocked(self) -> bool: ...
+    @property
+    def has_ended(self) -> bool: ...
+
+    def worth_parsing(self, texts: list[bytes]) -> list[bytes]:
+        """Return those of the JSON texts, which came together, that have to be read; the others change nothing."""
+        ...
+
+    def read(self, message: dict[str, object]) -> bool:
+        """Take in one message; True when the counts changed. Whatever it holds, it does not raise."""
+        ...
+
+    def counts(self) -> Counts:
+        """Return the counts in force; empty when none was reported."""
+        ...
+
+    def response_model(self) -> str | None:
+        """Return the model that the response names."""
+        ...
+
+    def fail(self, error: object) -> None:
+        """Take in an error object that stood outside any message."""
+        ...
+
+    def record(self, outcome: Outcome, reason: str | None = None) -> ResponseUsage:
+        """Return what is known of the response itself."""
+        ...
+
+    def extra_records(self, outcome: Outcome) -> tuple[ResponseUsage, ...]:
+        """Return what is known of further models that worked for it."""
+        ...
+
+
+class AnswerReader:
+    """
+    Reads one answer of status below 400.
+
+    Args:
+        tally: The dialect's part.
+        content_type: Of the response, as the server wrote it.
+        end_is_final: The dialect's end mark is the last word: a body that breaks off behind it was complete.
+    """
+
+    def __init__(self, tally: Tally, content_type: str, *, end_is_final: bool = False) -> None:
+        self._tally = tally
+        self._content_type = content_type.partition(";")[0].strip().lower()
+        self._end_is_final = end_is_final
+        self._events = ServerSentEventReader()
+        self._elements = JsonElementReader()
+        self._is_event_stream = self._content_type == "text/event-stream"
+        self._split = self._events.feed_data if self._is_event_stream else self._split_by_first_byte
+        self._failure: str | None = None
+
+    def feed(self, data: bytes) -> bool:
+        if self._failure is not None:
+            return False
+        try:
+            texts = self._split(data)
+        except WireError as error:
+            self._failure = str(error)
+            return False
+        changed = False
+        # The elements of an array are all parsed: among them something that is not JSON is a fault.
+        for text in self._tally.worth_parsing(texts) if self._is_event_stream else texts:
+            try:
+                message = orjson.loads(text)
+            except orjson.JSONDecodeError:
+                self._note_garbled()
+                continue
+            if type(message) is dict and self._tally.read(message):
+                changed = True
+        return changed
+
+    def counts(self) -> Counts:
+        return self._tally.counts()
+
+    def response_model(self) -> str | None:
+        return self._tally.response_model()
+
+    def progress(self) -> ResponseUsage:
+        return self._tally.record(Outcome.TRUNCATED)
+
+    def end(self, *, complete: bool) -> tuple[ResponseUsage, ...]:
+        if self._is_event_stream and self._failure is None:
+            self._read_what_is_left()
+        outcome = self._outcome(complete)
+        reason = self._failure if outcome is Outcome.UNREADABLE else None
+        return self._tally.record(outcome, reason), *self._tally.extra_records(outcome)
+
+    def _split_by_first_byte(self, data: bytes) -> list[bytes]:
+        start = data.lstrip(WHITE_SPACE + BYTE_ORDER_MARK)
+        if not start:
+            return []
+        if start[:1] in b"{[":
+            self._split = self._elements.feed
+        elif start[:1] in b"dei:r":  # of the fields of an event stream, and of its comments
+            self._is_event_stream = True
+            self._split = self._events.feed_data
+        else:
+            what = self._content_type[:80] or "no content type"
+            raise WireError(f"answer of {what} begins with {start[:1]!r}: neither JSON nor events")
+        return self._split(start)
+
+    def _note_garbled(self) -> None:
+        """In a stream something else than JSON is nothing; an answer that should be JSON and is not is unreadable."""
+        if not self._is_event_stream:
+            self._failure = "answer is not valid JSON"
+
+    def _read_what_is_left(self) -> None:
+        try:
+            unfinished = self._events.end()
+        except WireError:
+            return  # too long to be kept, and without an end in any case
+        if unfinished is not None and (message := _json_object(unfinished.data)):
+            self._tally.read(message)
+        for error in _stray_errors(self._events.stray_text):
+            self._tally.fail(error)
+
+    def _outcome(self, complete: bool) -> Outcome:
+        if self._tally.error_type is not None:
+            return Outcome.ERROR
+        if self._failure is not None:
+            return Outcome.UNREADABLE
+        if self._tally.is_blocked:
+            return Outcome.BLOCKED
+        if not self._is_whole(complete):
+            return Outcome.TRUNCATED
+        return Outcome.OK if self._tally.counts() else Outcome.NO_USAGE
+
+    def _is_whole(self, complete: bool) -> bool:
+        if self._is_event_stream or self._elements.is_array:
+            return self._tally.has_ended and (complete or self._end_is_final)
+        if self._elements.is_array is None:  # no body at all
+            return complete
+        return self._elements.is_closed
+
+
+class ErrorAnswerReader:
+    """Reads one answer of status 400 and above: no counts, and the provider's word for the error if it says one."""
+
+    def __init__(self, call: Call, status: int, facts: RequestFacts) -> None:
+        self._call = call
+        self._status = status
+        self._facts = facts
+        self._body = bytearray()
+
+    def feed(self, data: bytes) -> bool:
+        self._body += data[: ERROR_BYTES_MAX - len(self._body)]
+        return False
+
+    def counts(self) -> Counts:
+        return {}
+
+    def response_model(self) -> str | None:
+        return None
+
+    def progress(self) -> ResponseUsage:
+        return self._record()
+
+    def end(self, *, complete: bool) -> tuple[ResponseUsage, ...]:
+        return (self._record(),)
+
+    def _record(self) -> ResponseUsage:
+        return ResponseUsage(
+            outcome=Outcome.ERROR,
+            operation=self._call.operation or "",
+            request_model=self._facts.model or self._call.request_model,
+            conversation_id=self._facts.conversation_id,
+            error_type=str(self._status),
+            error_code=self._error_code(),
+        )
+
+    def _error_code(self) -> str | None:
+        body = bytes(self._body)
+        for text in (body, *_event_data(body)):
+            for error in _errors_in(text):
+                if name := error_name_of(error):
+                    return name
+        return None
+
+
+def _event_data(body: bytes) -> list[bytes]:
+    events = ServerSentEventReader()
+    found = events.feed_data(body)
+    last = events.end()
+    return [*found, last.data] if last else found
+
+
+def _stray_errors(text: bytes) -> list[object]:
+    """Return the error objects in the text that stood between the events."""
+    return [error for block in text.split(b"\n\n") for error in _errors_in(block)]
+
+
+def _errors_in(text: bytes) -> list[object]:
+    """Return the `error` members of the JSON object, or of the array of objects, that `text` is."""
+    if text.strip(WHITE_SPACE)[:1] not in (b"{", b"["):
+        return []
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return []
+    messages = objects_of(value) if isinstance(value, list) else [object_of(value)]
+    return [message["error"] for message in messages if message.get("error")]
+
+
+def _json_object(text: bytes) -> dict[str, object] | None:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return value if type(value) is dict else None

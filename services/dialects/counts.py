@@ -1,0 +1,87 @@
+"""
+Values taken out of a provider's JSON, where nothing is certain: counts, names, objects; and the sums they should keep.
+
+Whatever has another type than expected is as if it were not there. Nothing is repaired: what breaks the provider's own
+arithmetic is published as it came, and named.
+"""
+
+from collections.abc import Mapping
+
+from services.events.usage import Counts
+
+# JSON numbers beyond this lose digits in other people's parsers, and no response ever used as many tokens.
+COUNT_MAX = 2**53
+
+# Ids and model names are short; Bedrock's inference profiles, the longest, have 150 characters.
+NAME_CHARACTERS_MAX = 1024
+
+MODALITIES = ("text", "image", "audio", "video", "document")
+
+# Name of the anomaly, the whole, and the parts that together are never more than it.
+PARTS_OF_A_WHOLE = (
+    ("cache_exceeds_input", "input_tokens", ("cache_read_input_tokens", "cache_write_input_tokens")),
+    ("reasoning_exceeds_output", "output_tokens", ("reasoning_output_tokens",)),
+    ("modalities_exceed_input", "input_tokens", tuple(f"{modality}_input_tokens" for modality in MODALITIES)),
+    ("modalities_exceed_output", "output_tokens", tuple(f"{modality}_output_tokens" for modality in MODALITIES)),
+)
+
+
+def count_of(value: object) -> int | None:
+    """Return `value` if it is a count: a whole number, perhaps written as `12.0`."""
+    if type(value) is int:
+        return value if -COUNT_MAX <= value <= COUNT_MAX else None
+    if type(value) is float and value.is_integer() and abs(value) <= COUNT_MAX:
+        return int(value)
+    return None
+
+
+def name_of(value: object) -> str | None:
+    """Return `value` if it is a name: text, not empty, of reasonable length."""
+    return value if type(value) is str and 0 < len(value) <= NAME_CHARACTERS_MAX else None
+
+
+def object_of(value: object) -> dict[str, object]:
+    """Return `value` if it is a JSON object, else an empty one."""
+    return value if type(value) is dict else {}
+
+
+def objects_of(value: object) -> list[dict[str, object]]:
+    """Return the JSON objects in `value` if it is an array, else none."""
+    return [item for item in value if type(item) is dict] if type(value) is list else []
+
+
+def without_absent(counts: Mapping[str, int | float | None]) -> dict[str, int | float]:
+    """Return those of `counts` that were reported."""
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def anomalies_of(counts: Counts) -> tuple[str, ...]:
+    """
+    Name the sums that `counts` break.
+
+    The invariants hold for every provider's own numbers save a few known gateways: parts never exceed their whole, and
+    a reported total is input plus output. A sum is judged only where all of it was reported.
+    """
+    found = []
+    if any(count < 0 for count in counts.values()):
+        found.append("negative_count")
+    for anomaly, whole, parts in PARTS_OF_A_WHOLE:
+        reported = [counts[part] for part in parts if part in counts]
+        if reported and whole in counts and sum(reported) > counts[whole]:
+            found.append(anomaly)
+    if {"input_tokens", "output_tokens", "total_tokens"} <= counts.keys():
+        if counts["input_tokens"] + counts["output_tokens"] != counts["total_tokens"]:
+            found.append("total_mismatch")
+    return tuple(found)
+
+
+def error_name_of(error: object) -> str | None:
+    """
+    Return the provider's own word for an error object.
+
+    Google's `status` ("UNAVAILABLE"), else Anthropic's and OpenAI's `type`, else `code`, which may be a number.
+    """
+    members = object_of(error)
+    code = count_of(members.get("code"))
+    named = name_of(members.get("status")) or name_of(members.get("type")) or name_of(members.get("code"))
+    return named or (None if code is None else str(code))

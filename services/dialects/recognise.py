@@ -1,0 +1,89 @@
+"""
+The door to this stage: a request line goes in, what it is and who reads it comes out.
+
+The table below is all that knows every dialect. Its order matters only where two would claim the same path, which none
+of them do. Nothing here raises, whatever a client sends.
+"""
+
+from urllib.parse import unquote
+
+from services.dialects import anthropic_messages, google_cloudcode, google_generate_content
+from services.dialects.dialect import (
+    Call,
+    CallKind,
+    Dialect,
+    Endpoint,
+    RequestFacts,
+    RequestReader,
+    ResponseReader,
+)
+from services.dialects.hosts import host_name, provider_of
+from services.dialects.model_names import ModelCatalogueReader
+
+__all__ = [
+    "Call",
+    "CallKind",
+    "RequestFacts",
+    "RequestReader",
+    "ResponseReader",
+    "catalogue_reader",
+    "recognise",
+    "request_reader",
+    "response_reader",
+]
+
+DIALECTS: tuple[Dialect, ...] = (
+    google_cloudcode.DIALECT,
+    google_generate_content.DIALECT,
+    anthropic_messages.DIALECT,
+)
+
+_BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
+
+
+def recognise(method: str, host: str, target: str) -> Call:
+    """
+    Say what a request is.
+
+    Args:
+        method: As on the wire.
+        host: The host that is spoken to, with or without its port.
+        target: The request target as on the wire: a path with its query, or an absolute URL.
+    """
+    endpoint = Endpoint(method=method.upper(), host=host_name(host), path=_path_of(target))
+    for dialect in DIALECTS:
+        call = dialect.recognise(endpoint)
+        if call is not None:
+            return call
+    return Call(kind=CallKind.UNKNOWN, provider=provider_of(endpoint.host))
+
+
+def request_reader(call: Call) -> RequestReader | None:
+    """Return a reader for the request's body, or None where nothing can be learned from it."""
+    dialect = _BY_NAME.get(call.dialect or "")
+    return dialect.request_reader(call) if dialect else None
+
+
+def response_reader(call: Call, *, status: int, content_type: str, facts: RequestFacts) -> ResponseReader | None:
+    """
+    Return a reader for the response's body, or None for calls that nobody here can read.
+
+    Args:
+        status: Of the final response, not of a 1xx before it.
+        content_type: Value of the header field; empty when there is none.
+        facts: What the request said; `RequestFacts()` when nothing is known.
+    """
+    dialect = _BY_NAME.get(call.dialect or "")
+    return dialect.response_reader(call, status, content_type, facts) if dialect else None
+
+
+def catalogue_reader(call: Call) -> ModelCatalogueReader | None:
+    """Return a reader for an answer that lists models, which teaches their names; None for every other call."""
+    return ModelCatalogueReader() if call.operation == google_cloudcode.CATALOGUE_VERB else None
+
+
+def _path_of(target: str) -> str:
+    """Return the percent-decoded path of a request target."""
+    if target[:1] != "/" and "://" in target:
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    return unquote(target.partition("?")[0].partition("#")[0])

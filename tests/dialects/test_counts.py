@@ -1,0 +1,89 @@
+"""Values from JSON are taken for what they are or not at all, and sums that do not add up are named."""
+
+import pytest
+
+from services.dialects.counts import (
+    COUNT_MAX,
+    NAME_CHARACTERS_MAX,
+    anomalies_of,
+    count_of,
+    error_name_of,
+    name_of,
+    object_of,
+    objects_of,
+    without_absent,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        (0, 0),
+        (12, 12),
+        (12.0, 12),
+        (-1, -1),
+        (12.5, None),
+        (True, None),
+        ("12", None),
+        (None, None),
+        ([], None),
+        (float("inf"), None),
+        (float("nan"), None),
+        (COUNT_MAX + 1, None),
+        (1e300, None),
+    ],
+)
+def test_a_count_is_a_whole_number(value: object, count: int | None) -> None:
+    assert count_of(value) == count
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [("m", "m"), ("", None), (5, None), (None, None), ("x" * (NAME_CHARACTERS_MAX + 1), None)]
+)
+def test_a_name_is_a_text_of_reasonable_length(value: object, name: str | None) -> None:
+    assert name_of(value) == name
+
+
+def test_objects_are_objects() -> None:
+    assert object_of([]) == {}
+    assert objects_of([{"a": 1}, 2, None, {}]) == [{"a": 1}, {}]
+    assert objects_of({"a": 1}) == []
+
+
+def test_absent_is_not_zero() -> None:
+    assert without_absent({"a": 0, "b": None, "c": 1}) == {"a": 0, "c": 1}
+
+
+@pytest.mark.parametrize(
+    ("counts", "anomalies"),
+    [
+        ({}, ()),
+        ({"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}, ()),
+        ({"input_tokens": 10, "output_tokens": 5, "total_tokens": 16}, ("total_mismatch",)),
+        ({"input_tokens": 10, "total_tokens": 16}, ()),
+        ({"input_tokens": 10, "cache_read_input_tokens": 6, "cache_write_input_tokens": 4}, ()),
+        ({"input_tokens": 10, "cache_read_input_tokens": 6, "cache_write_input_tokens": 5}, ("cache_exceeds_input",)),
+        ({"cache_read_input_tokens": 6}, ()),
+        ({"output_tokens": 10, "reasoning_output_tokens": 11}, ("reasoning_exceeds_output",)),
+        ({"input_tokens": 10, "text_input_tokens": 6, "video_input_tokens": 5}, ("modalities_exceed_input",)),
+        ({"output_tokens": 10, "image_output_tokens": 11}, ("modalities_exceed_output",)),
+        ({"output_tokens": -1}, ("negative_count",)),
+    ],
+)
+def test_broken_sums_are_named(counts: dict[str, int | float], anomalies: tuple[str, ...]) -> None:
+    assert anomalies_of(counts) == anomalies
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        ({"code": 503, "status": "UNAVAILABLE"}, "UNAVAILABLE"),
+        ({"type": "api_error", "code": "x"}, "api_error"),
+        ({"code": "x"}, "x"),
+        ({"code": 429}, "429"),
+        ({}, None),
+        ("text", None),
+    ],
+)
+def test_an_error_has_the_providers_own_name(error: object, name: str | None) -> None:
+    assert error_name_of(error) == name

@@ -1,0 +1,208 @@
+"""Google's counts are cumulative, replaced as a whole, and the same however many events come together."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.dialects.google_generate_content import WORTH_LOOKING_BYTES, GenerateContentTally
+from services.dialects.recognise import RequestFacts, recognise
+from services.events.usage import Outcome, ResponseUsage
+from tests.support.reading import reader_of
+
+CALL = recognise("POST", "generativelanguage.googleapis.com", "/v1beta/models/gemini-2.5-flash:streamGenerateContent")
+
+
+def record_of_messages(*messages: dict[str, object]) -> ResponseUsage:
+    tally = GenerateContentTally(CALL, RequestFacts())
+    for message in messages:
+        tally.read(message)
+    return tally.record(Outcome.OK)
+
+
+def counts_of(**usage: object) -> dict[str, int | float]:
+    return dict(record_of_messages({"usageMetadata": usage}).counts)
+
+
+# ---- what a usage object says
+
+
+def test_tool_results_stand_beside_the_prompt_and_thoughts_beside_the_answer() -> None:
+    assert counts_of(
+        promptTokenCount=10,
+        toolUsePromptTokenCount=100,
+        candidatesTokenCount=5,
+        thoughtsTokenCount=50,
+        totalTokenCount=165,
+    ) == {
+        "input_tokens": 110,
+        "output_tokens": 55,
+        "tool_use_prompt_input_tokens": 100,
+        "reasoning_output_tokens": 50,
+        "total_tokens": 165,
+    }
+
+
+@pytest.mark.parametrize(
+    "count",
+    ["promptTokenCount", "candidatesTokenCount", "totalTokenCount", "thoughtsTokenCount", "cachedContentTokenCount"],
+)
+def test_beside_any_count_a_missing_prompt_or_answer_is_zero(count: str) -> None:
+    """Protobuf drops zeros; nothing else is made up."""
+    counts = counts_of(**{count: 7})
+    assert {"input_tokens", "output_tokens"} <= counts.keys()
+    assert sum(counts.values()) in (7, 14)
+
+
+@pytest.mark.parametrize(
+    "usage", [{}, {"trafficType": "ON_DEMAND"}, {"promptTokenCount": None}, {"promptTokenCount": "9"}]
+)
+def test_usage_without_counts_is_none(usage: dict[str, object]) -> None:
+    record = record_of_messages({"usageMetadata": {"totalTokenCount": 3}}, {"usageMetadata": usage})
+    assert record.counts["total_tokens"] == 3
+    assert record_of_messages({"usageMetadata": usage}).counts == {}
+
+
+def test_modalities_are_added_up_by_name_or_number() -> None:
+    counts = counts_of(
+        totalTokenCount=1,
+        promptTokensDetails=[
+            {"modality": "TEXT", "tokenCount": 1},
+            {"modality": 4, "tokenCount": 2},
+            {"modality": "AUDIO"},
+        ],
+        toolUsePromptTokensDetails=[{"modality": "TEXT", "tokenCount": 4}, {"modality": "SMELL", "tokenCount": 8}],
+        candidatesTokensDetails=[{"modality": "IMAGE", "tokenCount": 16}, "nonsense"],
+        cacheTokensDetails=[{"modality": "DOCUMENT", "tokenCount": 32}, {"modality": 9, "tokenCount": 64}],
+    )
+    assert counts == {
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "total_tokens": 1,
+        "text_input_tokens": 5,
+        "audio_input_tokens": 2,
+        "image_output_tokens": 16,
+        "document_cache_read_input_tokens": 32,
+    }
+
+
+def test_the_tier_is_that_of_the_counts_in_force() -> None:
+    alone = {"usageMetadata": {"trafficType": "ON_DEMAND"}}
+    counted = {"usageMetadata": {"totalTokenCount": 3, "serviceTier": "priority"}}
+    assert record_of_messages(alone).service_tier == "ON_DEMAND"
+    assert record_of_messages(alone, counted, alone).service_tier == "priority"
+
+
+# ---- what else a message says
+
+
+def test_reasons_stand_in_the_order_of_the_choices_and_the_last_one_counts() -> None:
+    record = record_of_messages(
+        {"candidates": [{"index": 1, "finishReason": "STOP"}]},
+        {"candidates": [{"finishReason": "OTHER"}, {"index": 2}]},
+        {"candidates": [{"finishReason": 3}]},
+        {"candidates": [{"finishReason": "A_NEW_ONE", "index": 7}, {"finishReason": 0, "index": 8}]},
+    )
+    assert record.finish_reasons == ("SAFETY", "STOP", "A_NEW_ONE")
+
+
+def test_the_first_model_and_id_that_are_named_count() -> None:
+    record = record_of_messages(
+        {"modelVersion": "", "responseId": None}, {"modelVersion": "m", "responseId": "r"}, {"modelVersion": "n"}
+    )
+    assert (record.response_model, record.response_id) == ("m", "r")
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"), [("SAFETY", "SAFETY"), (4, "PROHIBITED_CONTENT"), (0, None), ("", None)]
+)
+def test_a_blocked_prompt_is_named(reason: object, expected: str | None) -> None:
+    assert record_of_messages({"promptFeedback": {"blockReason": reason}}).block_reason == expected
+
+
+# ---- leaving out what cannot matter
+
+TEXTS = st.sampled_from(
+    ["plain", "finishReason", '"finishReason": "NO"', "\\u0022", "é", '"error"', "consumedCredits", "\\", "x" * 900]
+)
+NAMES = st.sampled_from([None, "", "one", "two"])
+USAGES = st.dictionaries(
+    st.sampled_from(
+        ["promptTokenCount", "candidatesTokenCount", "totalTokenCount", "trafficType", "thoughtsTokenCount"]
+    ),
+    st.integers(0, 3) | st.none() | st.just("ON_DEMAND"),
+    max_size=4,
+)
+CANDIDATES = st.fixed_dictionaries(
+    {"content": st.fixed_dictionaries({"parts": st.lists(st.fixed_dictionaries({"text": TEXTS}), max_size=1)})},
+    optional={"finishReason": st.sampled_from(["STOP", "SAFETY", None, 2]), "index": st.integers(0, 2)},
+)
+MESSAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "candidates": st.lists(CANDIDATES, max_size=2),
+        "usageMetadata": USAGES,
+        "modelVersion": NAMES,
+        "responseId": NAMES,
+        "promptFeedback": st.fixed_dictionaries({"blockReason": st.sampled_from(["SAFETY", None])}),
+        "error": st.sampled_from([None, {"status": "INTERNAL"}, {"code": 500}]),
+    },
+)
+PLAIN = st.builds(
+    lambda count, text: {
+        "candidates": [{"content": {"parts": [{"text": text}]}}],
+        "usageMetadata": {"totalTokenCount": count},
+        "modelVersion": "m",
+        "responseId": "r",
+    },
+    st.integers(0, 9),
+    TEXTS,
+)
+
+
+def written(message: dict[str, object], as_ascii: bool, escape: str) -> bytes:
+    """Write one message; `escape` is a letter that is spelt as an escape wherever it stands in a key."""
+    text = json.dumps(message, ensure_ascii=as_ascii)
+    if escape:
+        text = re.sub(r'"(\w+)":', lambda key: key[0].replace(escape, f"\\u{ord(escape):04x}"), text)
+    return text.encode()
+
+
+WRITTEN = st.builds(written, MESSAGES | PLAIN, st.booleans(), st.sampled_from(["", "", "R", "e", "C"]))
+BURSTS = st.lists(st.lists(WRITTEN | st.just(b"[DONE]") | st.just(b"{cut"), max_size=8), min_size=1, max_size=4)
+
+
+@given(bursts=BURSTS, complete=st.booleans())
+def test_events_that_come_together_are_worth_what_they_are_worth_alone(
+    bursts: list[list[bytes]], complete: bool
+) -> None:
+    """Most of a burst is never parsed; the record is the one that parsing everything gives."""
+    together, alone = (reader_of(CALL, 200, "text/event-stream") for _ in range(2))
+    for burst in bursts:
+        together.feed(b"".join(b"data: %b\r\n\r\n" % text for text in burst))
+        for text in burst:
+            alone.feed(b"data: %b\r\n\r\n" % text)
+        assert together.progress() == alone.progress()
+    assert together.end(complete=complete) == alone.end(complete=complete)
+
+
+def test_most_of_a_burst_is_not_parsed() -> None:
+    """The reason for looking first: without it this would only be slower, so say it here."""
+    tally = GenerateContentTally(CALL, RequestFacts())
+    texts = [
+        b'{"candidates": [], "usageMetadata": {"totalTokenCount": %d}, "modelVersion": "m", "responseId": "r"}' % count
+        for count in range(25)
+    ]
+    assert tally.worth_parsing(texts) == texts, "before model and id are known"
+    tally.read(json.loads(texts[0]))
+    assert tally.worth_parsing(texts) == texts[-1:]
+    assert tally.worth_parsing(texts[:2]) == texts[:2]
+    assert tally.worth_parsing([*texts, b"{}"]) == [*texts, b"{}"], "the last has no counts"
+    telling = b'{"candidates": [{"finishReason": "STOP"}]}'
+    assert tally.worth_parsing([*texts[:9], telling, *texts[9:]]) == [telling, texts[-1]]
+    spelt = b'{"\\u0065rror": {}}'
+    assert tally.worth_parsing([*texts[:9], spelt, *texts[9:]]) == [spelt, texts[-1]]
+    long = b'{"text": "' + b"x" * WORTH_LOOKING_BYTES * 30 + b'"}'
+    assert tally.worth_parsing([long, *texts]) == [long, *texts]

@@ -1,0 +1,81 @@
+"""
+Captures: exchanges as text files, `tests/captures/<dialect module>/<what it shows>.txt`.
+
+A file has four parts, each after a line `--- name`:
+
+    title: what a reader must get right here
+    source: composed, or where it was recorded
+    date: 2026-11-23
+    --- expected      one JSON object per line: the record with its outcome, then one for each extra record
+    --- request       method and URL, header lines, an empty line, the body
+    --- response      status, header lines, an empty line, the body to the end of the file
+
+Files have LF line ends. `line-ends: crlf` or `cr` among the response's header lines gives the body others, and
+`last-line: open` takes the line ends off its end; neither is a header of the response.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+CAPTURES = Path(__file__).resolve().parents[1] / "captures"
+LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """One exchange, and the records that it must give; a record holds what was reported and nothing else."""
+
+    name: str
+    title: str
+    method: str
+    host: str
+    target: str
+    request_body: bytes
+    status: int
+    content_type: str
+    response_body: bytes
+    expected: tuple[dict[str, object], ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def captures(dialect: str) -> list[Capture]:
+    """Return the captures of one dialect; there must be some."""
+    found = [read_capture(path) for path in sorted((CAPTURES / dialect).glob("*.txt"))]
+    assert found, f"no captures of {dialect}"
+    return found
+
+
+def read_capture(path: Path) -> Capture:
+    """Read one capture file."""
+    head, expected, request, response = re.split(rb"^--- .*\n", path.read_bytes(), flags=re.MULTILINE)
+    about = dict(line.split(": ", 1) for line in head.decode().splitlines())
+    assert about.keys() == {"title", "source", "date"}, path
+    request_lines, request_body = _head_and_body(request)
+    response_lines, response_body = _head_and_body(response)
+    fields = dict(line.split(": ", 1) for line in response_lines[1:])
+    method, url = request_lines[0].split(" ")
+    where = urlsplit(url)
+    if fields.get("last-line") == "open":
+        response_body = response_body.rstrip(b"\n")
+    return Capture(
+        name=path.stem,
+        title=about["title"],
+        method=method,
+        host=where.netloc,
+        target=f"{where.path}?{where.query}" if where.query else where.path,
+        request_body=request_body.removesuffix(b"\n"),
+        status=int(response_lines[0]),
+        content_type=fields.get("content-type", ""),
+        response_body=response_body.replace(b"\n", LINE_ENDS[fields.get("line-ends", "lf")]),
+        expected=tuple(json.loads(line) for line in expected.splitlines() if line),
+    )
+
+
+def _head_and_body(part: bytes) -> tuple[list[str], bytes]:
+    head, _, body = part.partition(b"\n\n")
+    return head.decode().splitlines(), body
