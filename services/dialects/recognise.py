@@ -5,6 +5,7 @@ The table below is all that knows every dialect. Its order matters only where tw
 of them do. Nothing here raises, whatever a client sends.
 """
 
+from functools import lru_cache
 from urllib.parse import unquote
 
 from services.dialects import anthropic_messages, google_cloudcode, google_generate_content
@@ -38,6 +39,8 @@ DIALECTS: tuple[Dialect, ...] = (
     anthropic_messages.DIALECT,
 )
 
+# A longer path is recognised anew each time: what is remembered has a bound in bytes, too.
+_REMEMBERED_LETTERS_MAX = 512
 _BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
 
 
@@ -50,6 +53,14 @@ def recognise(method: str, host: str, target: str) -> Call:
         host: The host that is spoken to, with or without its port.
         target: The request target as on the wire: a path with its query, or an absolute URL.
     """
+    path = target.partition("?")[0].partition("#")[0]
+    known = _recognised if len(path) <= _REMEMBERED_LETTERS_MAX else _recognised.__wrapped__
+    return known(method, host, path)
+
+
+@lru_cache(maxsize=2048)
+def _recognised(method: str, host: str, target: str) -> Call:
+    """Without its query, which may hold a key, a target is one of few: an agent asks for the same again and again."""
     endpoint = Endpoint(method=method.upper(), host=host_name(host), path=_path_of(target))
     for dialect in DIALECTS:
         call = dialect.recognise(endpoint)
@@ -86,4 +97,4 @@ def _path_of(target: str) -> str:
     """Return the percent-decoded path of a request target."""
     if target[:1] != "/" and "://" in target:
         target = "/" + target.partition("://")[2].partition("/")[2]
-    return unquote(target.partition("?")[0].partition("#")[0])
+    return unquote(target)

@@ -1,32 +1,50 @@
 """
 ULIDs (github.com/ulid/spec): 48 bits of milliseconds and 80 random bits in 26 characters of Crockford's base 32.
 
-They sort by time; within one millisecond the random part counts up, so that one process's ids sort as they were made.
+They sort by time; within one process, the ids of one millisecond sort as they were made.
 """
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-# Two characters at a time: half the steps for the 26 of an id.
+# Two characters at a time: half the steps.
 _PAIRS = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
-_RANDOM_BITS = 80
-_RANDOM_MASK = (1 << _RANDOM_BITS) - 1
+RANDOM_BYTES = 10
+_COUNTER_BITS = 20
+_COUNTER_END = 1 << _COUNTER_BITS
 
 
 class UlidSource:
-    """Makes the ids of one process from the time and the randomness that it is given."""
+    """
+    Makes the ids of one process from the time and the randomness that it is given.
 
-    __slots__ = ("_last_ms", "_random")
+    The lowest 20 random bits count: an id then costs two look-ups, and asks for no randomness of its own. The ids need
+    to be unique, not unguessable.
+    """
+
+    __slots__ = ("_counter", "_last_ms", "_prefix", "_random")
 
     def __init__(self, randomness: bytes) -> None:
         """Begin at `randomness`, ten bytes that no other process has."""
-        assert len(randomness) == _RANDOM_BITS // 8
-        self._random = int.from_bytes(randomness)
+        assert len(randomness) == RANDOM_BYTES
+        self._random = int.from_bytes(randomness) >> _COUNTER_BITS
+        self._counter = 0
         self._last_ms = 0
+        self._prefix = ""
 
     def make(self, now_unix_ms: int) -> str:
         """Return the next id, larger than every one before it."""
-        self._last_ms = max(self._last_ms, now_unix_ms)
-        # Counting from one random start for the life of the process keeps ids unique without asking for randomness
-        # again; they need not be unguessable.
-        self._random = (self._random + 1) & _RANDOM_MASK
-        value = self._last_ms << _RANDOM_BITS | self._random
-        return "".join(_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10))
+        if now_unix_ms > self._last_ms:
+            self._last_ms = now_unix_ms
+            self._counter = 0
+            self._set_prefix()
+        elif self._counter == _COUNTER_END:
+            # A million ids in a millisecond, or a clock that stands still: borrow the next one.
+            self._last_ms += 1
+            self._counter = 0
+            self._set_prefix()
+        counter = self._counter
+        self._counter = counter + 1
+        return self._prefix + _PAIRS[counter >> 10] + _PAIRS[counter & 1023]
+
+    def _set_prefix(self) -> None:
+        value = self._last_ms << 60 | self._random
+        self._prefix = "".join(_PAIRS[value >> shift & 1023] for shift in range(100, -1, -10))

@@ -285,11 +285,10 @@ def _problem_with(hint: Any, value: Any, setting: tuple[str, str]) -> str | None
         return None if isinstance(value, bool) else "true or false is allowed"
     if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
         return f"{'a whole number' if hint is int else 'a number'} is allowed"
-    low, high = _BOUNDS.get(setting, (0, float("inf")))
-    within = low <= value <= high if setting in _BOUNDS else 0 < value < high
-    return (
-        None if within else f"{low:g} to {high:g} is allowed" if setting in _BOUNDS else "a number above 0 is allowed"
-    )
+    if setting not in _BOUNDS:
+        return None if 0 < value < float("inf") else "a number above 0 is allowed"
+    low, high = _BOUNDS[setting]
+    return None if low <= value <= high else f"{low:.12g} to {high:.12g} is allowed"
 
 
 def _report_contradictions(settings: Settings, problems: list[str]) -> None:

@@ -188,6 +188,10 @@ class Machine:
             finally:
                 _set_network(home.fileno())
 
+    def prefix(self, side: Side) -> list[str]:
+        """Return the words to put before a command, so that it runs inside; whoever starts it so also ends it."""
+        return self._entering([], None, side, "/")
+
     def path(self, inside: str | os.PathLike[str]) -> Path:
         """Return where the test process finds a file of the machine, such as its /etc/passwd."""
         return Path(f"/proc/{self._pids['host']}/root") / str(inside).lstrip("/")

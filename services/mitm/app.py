@@ -1,0 +1,92 @@
+"""Opens the parts of a mitm worker in order, joins them, and closes them in reverse."""
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from services.bus.addresses import Addresses
+from services.bus.beat import Beat
+from services.bus.journal import Journal
+from services.bus.publisher import ExchangePublisher
+from services.dialects.model_names import ModelNames
+from services.events.identity import UlidSource
+from services.events.lifecycle import Missing
+from services.mitm.config import SIMULATED_HOST, HostList, MitmConfig
+from services.mitm.keystore import Keystore
+from services.mitm.observer import ObserverParts
+from services.mitm.peer import PeerDirectory
+from services.mitm.poller import Poller
+from services.mitm.server import Server
+from services.mitm.stream import Scratch
+from services.mitm.upstream import Dialer, Pool, Route
+from services.mitm.wiring import AwaitsUpstream, Wiring
+from services.runtime.run import VERSION, Process
+
+
+async def mitm(process: Process) -> None:
+    """Serve until the process is asked to stop."""
+    config = MitmConfig.from_settings(process.settings, process.state)
+    logs = process.logs
+    keystore = Keystore(config, logs, lambda: datetime.now(UTC))
+    addresses = Addresses(config.run_directory)
+    journal = Journal.open(config.journal_directory, process.name)
+    publisher = ExchangePublisher(journal, addresses, logs)
+    poller = Poller(asyncio.get_running_loop(), logs)
+    scratch = Scratch()
+    dialer = Dialer(
+        poller,
+        scratch,
+        upstream_map=dict(config.upstream_map),
+        contexts=lambda host: keystore.simulator_context if host == SIMULATED_HOST else keystore.upstream_context,
+        connect_timeout_s=config.limits.connect_timeout_s,
+        handshake_timeout_s=config.limits.handshake_timeout_s,
+    )
+    pool = Pool(dialer, poller, size_max=config.limits.pool_size_max, idle_timeout_s=config.limits.pool_idle_timeout_s)
+    peers = PeerDirectory()
+
+    async with asyncio.TaskGroup() as tasks:
+
+        def dial(route: Route, awaits: AwaitsUpstream) -> None:
+            tasks.create_task(server.dial(route, awaits, tls=True))
+
+        def dial_tunnel(route: Route, awaits: AwaitsUpstream) -> None:
+            tasks.create_task(server.dial(route, awaits, tls=False))
+
+        wiring = Wiring(
+            poller=poller,
+            scratch=scratch,
+            limits=config.limits,
+            logs=logs,
+            hosts=HostList(config.intercept_hosts),
+            pool=pool,
+            observer_parts=ObserverParts(
+                outbox=publisher,
+                logs=logs,
+                ids=UlidSource(os.urandom(10)),
+                model_names=ModelNames(),
+                epoch_offset_s=lambda: time.time() - time.monotonic(),
+                decoded_bytes_max=config.limits.decoded_bytes_max,
+            ),
+            dial=dial,
+            dial_tunnel=dial_tunnel,
+        )
+        server = Server(config, wiring, dialer, keystore.server_context, peers)
+
+        def health() -> tuple[tuple[Missing, ...], Mapping[str, object]]:
+            facts = publisher.facts()
+            lost = () if facts["recording"] else (Missing(what="recording", detail="the journal cannot be written"),)
+            return (*lost, *server.missing()), {**facts, **server.facts()}
+
+        beating = tasks.create_task(Beat(addresses, process.name, VERSION, health).run())
+        publishing = tasks.create_task(publisher.run())
+        server.listen()
+        logs.info("listener.opened", port=config.port)
+        await process.stopping.wait()
+        await server.close()
+        beating.cancel()
+        publishing.cancel()
+    await publisher.close()
+    poller.close()
+    peers.close()

@@ -1,0 +1,378 @@
+"""
+A connection from its first byte until it is known what it is: redirected TLS, a CONNECT request, or neither.
+
+The ClientHello is read before anything is decided. A listed server name is intercepted; any other, or none, is passed
+through unopened to where the client wanted to go. What is neither TLS nor CONNECT is told so and closed.
+"""
+
+import base64
+import binascii
+import ipaddress
+from enum import Enum
+from typing import Protocol
+
+from services.events.exchange import Client
+from services.mitm.observer import tunnel_record
+from services.mitm.peer import Address, Owner, PeerDirectory
+from services.mitm.relay import LINGER_S, Relay, refusal
+from services.mitm.stream import NOTHING_YET, Stream, TlsFailed
+from services.mitm.tunnel import Tunnel
+from services.mitm.upstream import Route, UpstreamFailed
+from services.mitm.wiring import Wiring
+from services.runtime.settings import split_address
+from services.wire.client_hello import HANDSHAKE_RECORD, ClientHello, ClientHelloInvalid, ClientHelloReader
+from services.wire.http1 import HttpInvalid, RequestHead, read_request_head
+
+# A proxy's request head has an address and credentials, nothing more.
+CONNECT_HEAD_BYTES_MAX = 16 * 1024
+LABEL_LETTERS_MAX = 64
+_HTTPS_PORT = 443
+_ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+# RFC 8446 §6: a fatal alert (2) in a plaintext record, `unrecognized_name` (112).
+_UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
+# How OpenSSL words the alerts of a client that does not take our certificate, RFC 8446 §6.2.
+_DISTRUST = ("unknown ca", "bad certificate", "certificate unknown", "unsupported certificate")
+
+
+class _Phase(Enum):
+    FIRST_BYTES = "awaiting the first bytes"
+    HELLO = "awaiting a ClientHello"
+    HANDSHAKE = "awaiting the end of the handshake"
+    DIAL = "awaiting the tunnel's other end"
+    LINGER = "awaiting the client's end"
+    OVER = "over"
+
+
+class ConnectionPeer:
+    """Who made one connection; the process is looked up when it is first asked for."""
+
+    __slots__ = ("_client", "_directory", "_owner", "label")
+
+    def __init__(self, owner: Owner | None, directory: PeerDirectory) -> None:
+        self._owner = owner
+        self._directory = directory
+        self._client: Client | None = None
+        self.label: str | None = None
+
+    def client(self) -> Client:
+        """Describe the client."""
+        if self._client is None:
+            found = self._directory.client_of(self._owner) if self._owner else Client()
+            self._client = Client(
+                uid=found.uid, pid=found.pid, executable=found.executable, cwd=found.cwd, label=self.label
+            )
+        return self._client
+
+
+class Arrivals(Protocol):
+    """The server, as an arrival sees it."""
+
+    def arrival_became(self, arrival: "Arrival", successor: Relay | Tunnel | None) -> None:
+        """The arrival has handed its stream to `successor`, or closed it."""
+
+    def relay_ended(self, relay: Relay) -> None:
+        """A relay has closed its streams."""
+
+    def tunnel_ended(self, tunnel: Tunnel) -> None:
+        """A tunnel has closed its streams."""
+
+    def client_distrusts(self, host: str, reason: str) -> None:
+        """A client does not take our certificate."""
+
+    def server_context_for(self, stream: Stream, host: str) -> None:
+        """Put the server side of TLS on the stream, with a leaf for `host`."""
+
+
+class Arrival:
+    """Owns a new client stream until it knows to whom to give it."""
+
+    __slots__ = (
+        "_arrivals",
+        "_connect",
+        "_hello",
+        "_original",
+        "_peer",
+        "_phase",
+        "_received",
+        "_route",
+        "_stream",
+        "_wiring",
+        "deadline",
+    )
+
+    def __init__(
+        self, stream: Stream, peer: ConnectionPeer, original: Address | None, wiring: Wiring, arrivals: Arrivals
+    ) -> None:
+        self._stream = stream
+        self._peer = peer
+        self._original = original
+        self._wiring = wiring
+        self._arrivals = arrivals
+        self._phase = _Phase.FIRST_BYTES
+        self._received = bytearray()
+        self._hello = ClientHelloReader()
+        self._connect: Address | None = None
+        self._route: Route | None = None
+        self.deadline = wiring.poller.now + wiring.limits.client_hello_timeout_s
+        stream.watch(self._on_readable, self._on_drained)
+
+    def __repr__(self) -> str:
+        return f"<Arrival {self._phase.value}>"
+
+    # -- the first bytes ---------------------------------------------------
+
+    def _on_readable(self) -> None:
+        if self._phase is _Phase.HANDSHAKE:
+            self._on_handshake()
+            return
+        size = self._stream.receive()
+        if size == NOTHING_YET:
+            return
+        if size < 0:
+            self._end()
+            return
+        data = bytes(self._wiring.scratch.plain_view[:size])
+        if self._phase is _Phase.FIRST_BYTES:
+            self._take_first_bytes(data)
+        elif self._phase is _Phase.HELLO:
+            self._take_hello(data)
+
+    def _take_first_bytes(self, data: bytes) -> None:
+        if not self._received and data[0] == HANDSHAKE_RECORD:
+            self._phase = _Phase.HELLO
+            self._take_hello(data)
+            return
+        if not self._received and not data[:1].isalpha():
+            self._refuse(400, f"{data[:8].hex(' ')} begins neither TLS nor a CONNECT request")
+            return
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0 and b"\n" in self._received and b"\r" not in self._received:
+            self._refuse(400, "lines do not end in CR LF")
+        elif (end + 4 if end >= 0 else len(self._received)) > CONNECT_HEAD_BYTES_MAX:
+            self._refuse(431, f"request head of {len(self._received)} bytes exceeds {CONNECT_HEAD_BYTES_MAX}")
+        elif end >= 0:
+            head, rest = bytes(self._received[: end + 4]), bytes(self._received[end + 4 :])
+            self._received.clear()
+            self._take_request(head, rest)
+
+    def _take_request(self, head: bytes, rest: bytes) -> None:
+        try:
+            request = read_request_head(head)
+        except HttpInvalid as error:
+            self._refuse(400, str(error))
+            return
+        target = split_address(request.target)
+        if request.method != "CONNECT":
+            self._refuse(
+                501 if "://" in request.target else 400,
+                "this port takes redirected TLS and CONNECT requests only; the HTTP API is another port",
+            )
+        elif target is None:
+            self._refuse(400, f"CONNECT target {request.target[:80]!r} is not host:port")
+        else:
+            self._peer.label = _label_of(request)
+            self._connect_to((target[0].lower().removesuffix("."), target[1]), rest)
+
+    def _connect_to(self, target: Address, rest: bytes) -> None:
+        self._connect = target
+        if target[0] in self._wiring.hosts or _is_ip_address(target[0]):
+            self._stream.send(_ESTABLISHED)
+            self._phase = _Phase.HELLO
+            self.deadline = self._wiring.poller.now + self._wiring.limits.client_hello_timeout_s
+            if rest:
+                self._take_hello(rest)
+        else:
+            self._received += rest
+            self._tunnel(Route(host=target[0], port=target[1]))
+
+    def _take_hello(self, data: bytes) -> None:
+        is_first = not self._received
+        self._received += data
+        if is_first and data[0] != HANDSHAKE_RECORD and self._connect is not None:
+            # Behind a CONNECT anything may be spoken; only TLS is ours to look at.
+            self._tunnel(self._route_to(self._connect[0]))
+            return
+        try:
+            hello = self._hello.feed(data)
+        except ClientHelloInvalid as error:
+            self._refuse_tls(str(error))
+            return
+        if hello is not None:
+            self._decide(hello)
+
+    # -- the decision ------------------------------------------------------
+
+    def _decide(self, hello: ClientHello) -> None:
+        name = hello.server_name
+        listed = name is not None and name in self._wiring.hosts
+        if name is not None and listed and (not hello.protocols or "http/1.1" in hello.protocols):
+            self._intercept(name)
+            return
+        if listed:
+            self._wiring.logs.warning("connection.unread", host=name, reason="the client offers HTTP/2 only")
+        if self._connect is not None:
+            self._tunnel(self._route_to(self._connect[0]))
+        elif self._original is not None:
+            self._tunnel(self._route_to(name or self._original[0]))
+        else:
+            self._refuse_tls(f"server name {name!r} is not on the list, and nothing says where else to go")
+
+    def _route_to(self, host: str) -> Route:
+        if self._connect is not None:
+            literal = self._connect if _is_ip_address(self._connect[0]) else None
+            return Route(host=host, port=self._connect[1], original=literal)
+        port = self._original[1] if self._original else _HTTPS_PORT
+        return Route(host=host, port=port, original=self._original)
+
+    def _intercept(self, host: str) -> None:
+        self._route = self._route_to(host)
+        self._arrivals.server_context_for(self._stream, host)
+        self._phase = _Phase.HANDSHAKE
+        self.deadline = self._wiring.poller.now + self._wiring.limits.handshake_timeout_s
+        self._stream.feed_tls(bytes(self._received))
+        self._received.clear()
+        self._shake_hands()
+
+    def _on_handshake(self) -> None:
+        size = self._stream.receive_handshake()
+        if size > 0:
+            self._shake_hands()
+        elif size != NOTHING_YET:
+            assert self._route is not None
+            self._wiring.logs.info("handshake.abandoned", host=self._route.host)
+            self._end()
+
+    def _shake_hands(self) -> None:
+        assert self._route is not None
+        try:
+            if not self._stream.handshake():
+                return
+        except TlsFailed as error:
+            self._handshake_failed(self._route.host, str(error))
+            return
+        self._phase = _Phase.OVER
+        relay = Relay(self._stream, self._route, self._peer, self._wiring, self._arrivals)
+        self._arrivals.arrival_became(self, relay)
+        relay.receive_early()
+
+    def _handshake_failed(self, host: str, reason: str) -> None:
+        if any(alert in reason for alert in _DISTRUST):
+            self._arrivals.client_distrusts(host, reason)
+        self._wiring.logs.warning("handshake.failed", host=host, reason=reason)
+        self._end()
+
+    # -- a tunnel ----------------------------------------------------------
+
+    def _tunnel(self, route: Route) -> None:
+        self._route = route
+        self._phase = _Phase.DIAL
+        self._stream.pause()
+        self.deadline = self._wiring.poller.now + 4 * self._wiring.limits.connect_timeout_s
+        self._wiring.dial_tunnel(route, self)
+
+    def upstream_ready(self, upstream: Stream) -> bool:
+        """The tunnel's other end is there; False when the client has gone."""
+        if self._phase is not _Phase.DIAL:
+            return False
+        assert self._route is not None
+        if self._connect is not None and self._route.original is None and self._connect[0] not in self._wiring.hosts:
+            self._stream.send(_ESTABLISHED)
+        self._phase = _Phase.OVER
+        poller = self._wiring.poller
+        started, host = poller.now, self._route.host
+        peer, parts, arrivals = self._peer, self._wiring.observer_parts, self._arrivals
+
+        def on_end(tunnel: Tunnel) -> None:
+            record = tunnel_record(host, peer.client(), started, poller.now, tunnel.up, tunnel.down, parts)
+            parts.outbox.finish(None, [record])
+            arrivals.tunnel_ended(tunnel)
+
+        tunnel = Tunnel(
+            self._stream,
+            upstream,
+            self._wiring.scratch,
+            idle_timeout_s=self._wiring.limits.idle_timeout_s,
+            now=lambda: poller.now,
+            on_end=on_end,
+        )
+        self._arrivals.arrival_became(self, tunnel)
+        if self._received:
+            tunnel.send_up(bytes(self._received))
+        self._stream.resume()
+        return True
+
+    def upstream_failed(self, failure: UpstreamFailed) -> None:
+        """The tunnel's other end cannot be reached."""
+        if self._phase is not _Phase.DIAL:
+            return
+        self._wiring.logs.warning("tunnel.failed", reason=str(failure))
+        if self._connect is not None and not self._received:
+            self._phase = _Phase.FIRST_BYTES
+            self._refuse(504 if failure.kind == "timeout" else 502, str(failure), f"upstream_{failure.kind}")
+        else:
+            # A client that dialled the address itself sees what it would have seen: no connection.
+            self._stream.abort()
+            self._over()
+
+    # -- the end -----------------------------------------------------------
+
+    def _refuse(self, status: int, reason: str, error_type: str = "request_invalid") -> None:
+        self._wiring.logs.warning("arrival.refused", status=status, reason=reason)
+        self._stream.send(refusal(status, error_type, reason))
+        self._linger()
+
+    def _refuse_tls(self, reason: str) -> None:
+        self._wiring.logs.warning("arrival.refused", reason=reason)
+        self._stream.send(_UNRECOGNIZED_NAME)
+        self._linger()
+
+    def _linger(self) -> None:
+        self._phase = _Phase.LINGER
+        self.deadline = self._wiring.poller.now + LINGER_S
+        if not self._stream.backlog:
+            self._stream.shut_writing()
+        self._stream.resume()
+
+    def _on_drained(self) -> None:
+        if self._phase is _Phase.LINGER:
+            self._stream.shut_writing()
+
+    def _end(self) -> None:
+        self._stream.close()
+        self._over()
+
+    def _over(self) -> None:
+        if self._phase is not _Phase.OVER:
+            self._phase = _Phase.OVER
+            self._arrivals.arrival_became(self, None)
+
+    def expire(self) -> None:
+        """What was awaited has not come until the deadline."""
+        if self._phase is not _Phase.LINGER:
+            self._wiring.logs.info("arrival.expired", phase=self._phase.value)
+        self._end()
+
+    def stop(self) -> None:
+        """The process stops."""
+        self._end()
+
+
+def _label_of(request: RequestHead) -> str | None:
+    """Return the user name of the proxy credentials (RFC 7617): the label that the client's exchanges get."""
+    scheme, _, credentials = request.field(b"proxy-authorization").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return "".join(letter for letter in name if letter.isprintable())[:LABEL_LETTERS_MAX] or None
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,542 @@
+"""
+One client's HTTP/1.1 exchanges, one after the other: bytes pass on as they came, and are observed on the way.
+
+Forward first, observe second: the observer sees each piece before it leaves (counts are journaled before the bytes that
+carry them), but whatever happens to it, the bytes leave. What upstream did not finish is not finished here: a response
+that breaks off resets the client's connection. A request that was sent ahead of its turn (pipelined) waits, bounded.
+"""
+
+from enum import Enum
+from http import HTTPStatus
+from typing import Protocol
+
+import orjson
+
+from services.mitm.observer import Abort, Observation, Peer
+from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
+from services.mitm.tunnel import BACKLOG_BYTES_MAX
+from services.mitm.upstream import Route, UpstreamFailed
+from services.mitm.wiring import Wiring
+from services.wire.http1 import (
+    Body,
+    Framing,
+    HttpInvalid,
+    NoBody,
+    RequestHead,
+    ResponseHead,
+    body_of,
+    read_request_head,
+    read_response_head,
+)
+
+# What a client may send ahead while a response is under way.
+AHEAD_BYTES_MAX = 64 * 1024
+# How long a refused client may go on sending before its connection is reset.
+LINGER_S = 2.0
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+_NO_BODY = NoBody()
+_SWITCHING_PROTOCOLS = 101
+
+
+class _Phase(Enum):
+    HEAD = "awaiting a request"
+    DIAL = "awaiting the upstream connection"
+    BODY = "forwarding the request"
+    RESPONSE = "awaiting the response"
+    UPGRADED = "relaying another protocol"
+    LINGER = "awaiting the client's end"
+    OVER = "over"
+
+
+class RelayOwner(Protocol):
+    """Who keeps a relay until it is over."""
+
+    def relay_ended(self, relay: "Relay") -> None:
+        """The relay has closed its streams."""
+
+
+class Relay:
+    """
+    Serves one client stream until it ends; owns it, and the upstream stream of the exchange under way.
+
+    Nothing is awaited: readiness calls `_on_client` and `_on_upstream`, a dial ends in `upstream_ready` or
+    `upstream_failed`, the owner's timer calls `expire` when `deadline` has passed.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_client",
+        "_content",
+        "_exchanges",
+        "_held",
+        "_observation",
+        "_owner",
+        "_peer",
+        "_phase",
+        "_replay",
+        "_request",
+        "_request_body",
+        "_response",
+        "_response_ahead",
+        "_response_begun",
+        "_response_body",
+        "_reused",
+        "_route",
+        "_upstream",
+        "_view",
+        "_wiring",
+        "deadline",
+    )
+
+    def __init__(self, client: Stream, route: Route, peer: Peer, wiring: Wiring, owner: RelayOwner) -> None:
+        self._client = client
+        self._peer = peer
+        self._route = route
+        self._wiring = wiring
+        self._owner = owner
+        self._view = wiring.scratch.plain_view
+        self._content: list[tuple[int, int]] = []
+        self._ahead = bytearray()
+        self._exchanges = 0
+        self._upstream: Stream | None = None
+        self._reset()
+        self._phase = _Phase.HEAD
+        self.deadline = wiring.poller.now + wiring.limits.head_timeout_s
+        client.watch(self._on_client, self._on_client_drained)
+
+    def __repr__(self) -> str:
+        return f"<Relay to {self._route.host}: {self._phase.value}>"
+
+    def _reset(self) -> None:
+        self._observation: Observation | None = None
+        self._request: RequestHead | None = None
+        self._request_body: Body = _NO_BODY
+        self._response: ResponseHead | None = None
+        self._response_body: Body = _NO_BODY
+        self._response_begun = False
+        self._response_ahead = b""
+        self._held = b""
+        self._replay = b""
+        self._reused = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is under way: the client may be sent away."""
+        return self._phase is _Phase.HEAD and not self._ahead
+
+    # -- from the client ---------------------------------------------------
+
+    def _on_client(self) -> None:
+        try:
+            size = self._client.receive()
+        except TlsFailed as error:
+            self._wiring.logs.info("client.failed", host=self._route.host, reason=str(error))
+            size = BROKEN_OFF
+        if size > 0:
+            self._take(self._wiring.scratch.plain, self._view, size)
+        elif size != NOTHING_YET:
+            self._client_gone()
+
+    def receive_early(self) -> None:
+        """Take what came with the end of the TLS handshake."""
+        size = self._client.receive_decrypted()
+        if size > 0:
+            self._take(self._wiring.scratch.plain, self._view, size)
+
+    def _take(self, data: bytearray, view: memoryview, size: int) -> None:
+        """Take `data[:size]`, the next bytes from the client; `view` is a view of `data`."""
+        phase = self._phase
+        if phase is _Phase.HEAD:
+            self._take_head(data, view, size)
+        elif phase is _Phase.BODY:
+            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+            self._take_body(data, view, 0, size)
+        elif phase is _Phase.UPGRADED:
+            assert self._upstream is not None
+            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+            self._upstream.send(view[:size])
+            if self._upstream.backlog > BACKLOG_BYTES_MAX:
+                self._client.pause()
+        elif phase is not _Phase.LINGER:
+            self._keep_ahead(view[:size])
+
+    def _keep_ahead(self, data: memoryview) -> None:
+        self._ahead += data
+        if len(self._ahead) > AHEAD_BYTES_MAX:
+            self._client.pause()
+
+    def _take_head(self, data: bytearray, view: memoryview, size: int) -> None:
+        limits = self._wiring.limits
+        if self._ahead:
+            # The head is cut over several reads: go on where the last look ended.
+            looked = max(0, len(self._ahead) - 3)
+            self._ahead += view[:size]
+            end = self._ahead.find(b"\r\n\r\n", looked)
+        else:
+            end = data.find(b"\r\n\r\n", 0, size)
+            if end < 0:
+                self._ahead += view[:size]
+                self.deadline = self._wiring.poller.now + limits.head_timeout_s
+        head_bytes = end + 4 if end >= 0 else len(self._ahead)
+        if head_bytes > limits.head_bytes_max:
+            self._refuse(431, f"request head of {head_bytes} bytes exceeds {limits.head_bytes_max}")
+        elif end >= 0 and self._ahead:
+            data, self._ahead = self._ahead, bytearray()
+            self._begin(data, memoryview(data), head_bytes, len(data))
+        elif end >= 0:
+            self._begin(data, view, head_bytes, size)
+
+    def _begin(self, data: bytearray, view: memoryview, head_end: int, size: int) -> None:
+        """Begin an exchange whose head is `data[:head_end]`, followed by whatever else has come."""
+        head = bytes(view[:head_end])
+        try:
+            request = read_request_head(head)
+        except HttpInvalid as error:
+            self._refuse(400, str(error))
+            return
+        self._exchanges += 1
+        self._request = request
+        self._request_body = body_of(request)
+        self._observation = self._wiring.observe(self._route.host, request, self._peer)
+        upstream = self._wiring.pool.take(self._route)
+        if upstream is None:
+            self._phase = _Phase.DIAL
+            end = self._follow_request(data, view, head_end, size)
+            if end < 0:
+                return
+            self._held = bytes(view[:end])
+            if end < size:
+                self._ahead += view[end:size]
+            self._client.pause()
+            self.deadline = self._wiring.poller.now + 4 * self._wiring.limits.connect_timeout_s
+            self._wiring.dial(self._route, self)
+            return
+        self._reused = True
+        if request.method in _IDEMPOTENT and request.framing is Framing.NONE:
+            self._replay = head
+        self._attach(upstream)
+        self._take_body(data, view, head_end, size)
+
+    def _attach(self, upstream: Stream) -> None:
+        self._upstream = upstream
+        self._phase = _Phase.BODY
+        self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+        upstream.watch(self._on_upstream, self._on_upstream_drained)
+
+    def _take_body(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
+        """Forward `data[:size]`, of which the request's body begins at `start`."""
+        upstream = self._upstream
+        assert upstream is not None
+        end = self._follow_request(data, view, start, size)
+        if end < 0:
+            return
+        if end:
+            upstream.send(view[:end])
+        if self._request_body.done:
+            self._request_sent()
+        elif upstream.backlog > BACKLOG_BYTES_MAX:
+            self._client.pause()
+        if end < size:
+            self._keep_ahead(view[end:size])
+
+    def _request_sent(self) -> None:
+        self._phase = _Phase.RESPONSE
+        self.deadline = self._wiring.poller.now + self._wiring.limits.response_timeout_s
+
+    def _follow_request(self, data: bytearray, view: memoryview, start: int, size: int) -> int:
+        """Track and observe the request's body in `data[start:size]`; return where it ends, −1 if it is malformed."""
+        observation = self._observation
+        assert observation is not None
+        content = self._content
+        content.clear()
+        try:
+            end = self._request_body.feed(data, start, size, content)
+        except HttpInvalid as error:
+            self._refuse(400, str(error))
+            return -1
+        if observation.reads_request:
+            for first, last in content:
+                observation.request_content(bytes(view[first:last]))
+        for first, last in content:
+            observation.bytes_up += last - first
+        if self._request_body.done:
+            observation.request_ended()
+        return end
+
+    # -- the dial ----------------------------------------------------------
+
+    def upstream_ready(self, upstream: Stream) -> bool:
+        """Go on with a new upstream connection; False when nobody waits for it any more."""
+        if self._phase is not _Phase.DIAL:
+            return False
+        held, self._held = self._held, b""
+        self._attach(upstream)
+        upstream.send(held)
+        if self._request_body.done:
+            self._request_sent()
+        self._client.resume()
+        return True
+
+    def upstream_failed(self, failure: UpstreamFailed) -> None:
+        """Tell the client why there is no upstream connection."""
+        if self._phase is _Phase.DIAL:
+            status = 504 if failure.kind == "timeout" else 502
+            self._refuse(status, str(failure), f"upstream_{failure.kind}")
+
+    # -- from upstream -----------------------------------------------------
+
+    def _on_upstream(self) -> None:
+        upstream = self._upstream
+        assert upstream is not None
+        try:
+            size = upstream.receive()
+        except TlsFailed as error:
+            self._upstream_gone(BROKEN_OFF, f"TLS with {self._route.host} failed: {error}")
+            return
+        if size <= 0:
+            if size != NOTHING_YET:
+                self._upstream_gone(size, f"{self._route.host} closed the connection without a response")
+            return
+        if self._phase is _Phase.UPGRADED:
+            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+            self._forward(size)
+        elif self._response is not None:
+            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+            self._take_response(self._wiring.scratch.plain, self._view, 0, size)
+        elif self._response_ahead:
+            data = bytearray(self._response_ahead) + self._view[:size]
+            self._response_ahead = b""
+            self._take_response_head(data, memoryview(data), len(data))
+        else:
+            self._take_response_head(self._wiring.scratch.plain, self._view, size)
+        # close_notify came in the same read as the last data: nothing more will be readable to say so.
+        if upstream.ended and self._upstream is upstream:
+            self._upstream_gone(ENDED, f"{self._route.host} closed the connection without a response")
+
+    def _forward(self, size: int) -> None:
+        self._client.send(self._view[:size])
+        if self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
+            self._upstream.pause()
+
+    def _take_response_head(self, data: bytearray, view: memoryview, size: int) -> None:
+        """Read heads out of `data[:size]`, interim ones (1xx) included, and go on with the body of the final one."""
+        request, observation = self._request, self._observation
+        assert request is not None and observation is not None
+        start = 0
+        while True:
+            end = data.find(b"\r\n\r\n", start, size)
+            limit = self._wiring.limits.head_bytes_max
+            if (end if end >= 0 else size) - start > limit:
+                self._response_is_nonsense(f"response head exceeds {limit} bytes")
+                return
+            if end < 0:
+                self._response_ahead = bytes(view[start:size])
+                self._send_response(view[:start])
+                return
+            try:
+                response = read_response_head(bytes(view[start : end + 4]), request_method=request.method)
+            except HttpInvalid as error:
+                self._response_is_nonsense(str(error))
+                return
+            start = end + 4
+            if response.status == _SWITCHING_PROTOCOLS:
+                self._upgrade(response, view, size)
+                return
+            if response.status >= 200:
+                break
+        self._response = response
+        self._response_body = body_of(response)
+        observation.response_head(response, self._wiring.poller.now)
+        self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+        self._take_response(data, view, start, size)
+
+    def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
+        """Observe and forward `data[:size]`, of which the response's body begins at `start`."""
+        observation = self._observation
+        assert observation is not None
+        content = self._content
+        content.clear()
+        body = self._response_body
+        try:
+            end = body.feed(data, start, size, content)
+        except HttpInvalid as error:
+            self._response_is_nonsense(str(error))
+            return
+        for first, last in content:
+            observation.bytes_down += last - first
+        if observation.reads_response:
+            observation.response_content(view, content)
+        if body.done:
+            observation.ended(self._wiring.poller.now)
+        self._send_response(view[:end])
+        if body.done:
+            self._finish(extra=size - end)
+        elif self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
+            self._upstream.pause()
+
+    def _send_response(self, data: memoryview) -> None:
+        if data:
+            self._response_begun = True
+            self._client.send(data)
+
+    def _upgrade(self, response: ResponseHead, view: memoryview, size: int) -> None:
+        """Become a relay of another protocol (RFC 9110 §15.2.2); nothing of it is read."""
+        assert self._observation is not None
+        self._observation.upgraded(response, self._wiring.poller.now)
+        self._phase = _Phase.UPGRADED
+        self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+        self._send_response(view[:size])
+        if self._ahead:
+            data, self._ahead = self._ahead, bytearray()
+            self._take(data, memoryview(data), len(data))
+
+    def _finish(self, *, extra: int) -> None:
+        """The response is whole: keep what can be kept, close what cannot, go on with what was sent ahead."""
+        request, response, upstream = self._request, self._response, self._upstream
+        assert request is not None and response is not None and upstream is not None
+        whole = self._request_body.done
+        keeps_alive = request.keeps_alive and response.keeps_alive and whole
+        self._upstream = None
+        if keeps_alive and not extra and not upstream.ended and not upstream.sent_failed:
+            self._wiring.pool.put(self._route, upstream)
+        else:
+            self._wiring.pool.discard(upstream)
+        self._reset()
+        if not keeps_alive:
+            self._close_gently()
+            return
+        self._phase = _Phase.HEAD
+        self.deadline = self._wiring.poller.now + self._wiring.limits.keep_alive_timeout_s
+        self._client.resume()
+        if self._ahead:
+            data, self._ahead = self._ahead, bytearray()
+            self._take_head(data, memoryview(data), len(data))
+
+    # -- readiness to write ------------------------------------------------
+
+    def _on_client_drained(self) -> None:
+        if self._phase is _Phase.LINGER:
+            self._client.shut_writing()
+        elif self._upstream is not None:
+            self._upstream.resume()
+
+    def _on_upstream_drained(self) -> None:
+        if self._phase in (_Phase.BODY, _Phase.UPGRADED):
+            self._client.resume()
+
+    # -- the end -----------------------------------------------------------
+
+    def _client_gone(self) -> None:
+        """The client has closed: with an exchange under way, it has aborted it."""
+        self._break(Abort.CLIENT, "the client closed the connection")
+        self._end()
+
+    def _upstream_gone(self, how: int, reason: str) -> None:
+        response = self._response
+        if self._phase is _Phase.UPGRADED:
+            self._break(None if how == ENDED else Abort.UPSTREAM, reason)
+            self._end(abort_client=how != ENDED)
+        elif how == ENDED and response is not None and response.framing is Framing.UNTIL_CLOSE:
+            assert self._observation is not None
+            self._observation.ended(self._wiring.poller.now)
+            self._drop_upstream()
+            self._close_gently()
+        elif self._response_begun:
+            self._break(Abort.UPSTREAM, "upstream closed the connection in the middle of its response")
+            self._end(abort_client=True)
+        elif self._reused and self._replay and self._request_body.done:
+            self._dial_again()
+        else:
+            self._refuse(502, reason, "upstream_closed")
+
+    def _dial_again(self) -> None:
+        """A kept connection was closed as we used it: an idempotent request without a body goes out once more."""
+        self._drop_upstream()
+        self._held, self._replay, self._reused = self._replay, b"", False
+        self._phase = _Phase.DIAL
+        self._wiring.dial(self._route, self)
+
+    def _response_is_nonsense(self, reason: str) -> None:
+        if self._response_begun:
+            self._break(Abort.UPSTREAM, reason)
+            self._end(abort_client=True)
+        else:
+            self._refuse(502, f"{self._route.host} answered nonsense: {reason}", "upstream_invalid")
+
+    def _refuse(self, status: int, reason: str, error_type: str = "request_invalid") -> None:
+        """Answer in upstream's place, then wait for the client to stop sending."""
+        if self._response_begun:
+            self._break(Abort.UPSTREAM, reason)
+            self._end(abort_client=True)
+            return
+        self._wiring.logs.warning("exchange.refused", host=self._route.host, status=status, reason=reason)
+        if self._observation is not None:
+            self._observation.refused(status, error_type, reason, self._wiring.poller.now)
+            self._observation = None
+        self._drop_upstream()
+        is_head = self._request is not None and self._request.method == "HEAD"
+        self._client.send(refusal(status, error_type, reason, with_body=not is_head))
+        self._close_gently()
+
+    def _close_gently(self) -> None:
+        """Say that we are done and let the client close: closing first could reset what it has not read yet."""
+        self._phase = _Phase.LINGER
+        self.deadline = self._wiring.poller.now + (
+            self._wiring.limits.idle_timeout_s if self._client.backlog else LINGER_S
+        )
+        if not self._client.backlog:
+            self._client.shut_writing()
+        self._client.resume()
+
+    def _break(self, aborted_by: Abort | None, reason: str) -> None:
+        if self._observation is not None:
+            self._observation.broken(aborted_by, reason, self._wiring.poller.now)
+            self._observation = None
+
+    def _drop_upstream(self) -> None:
+        if self._upstream is not None:
+            upstream, self._upstream = self._upstream, None
+            self._wiring.pool.discard(upstream)
+
+    def _end(self, *, abort_client: bool = False) -> None:
+        if self._phase is _Phase.OVER:
+            return
+        self._phase = _Phase.OVER
+        self._drop_upstream()
+        if abort_client:
+            self._client.abort()
+        else:
+            self._client.close()
+        self._owner.relay_ended(self)
+
+    def expire(self) -> None:
+        """What was awaited has not come until the deadline."""
+        host, limits = self._route.host, self._wiring.limits
+        if self._phase is _Phase.HEAD and self._ahead:
+            self._refuse(408, f"no whole request head within {limits.head_timeout_s:g} s", "request_timeout")
+        elif self._phase in (_Phase.HEAD, _Phase.LINGER):
+            self._end()
+        elif self._phase is _Phase.RESPONSE and not self._response_begun:
+            self._refuse(504, f"no response from {host} within {limits.response_timeout_s:g} s", "upstream_timeout")
+        elif self._phase is _Phase.DIAL:
+            self._refuse(504, f"no connection to {host} in time", "upstream_timeout")
+        else:
+            self._break(Abort.UPSTREAM, f"nothing moved for {limits.idle_timeout_s:g} s")
+            self._end(abort_client=True)
+
+    def stop(self) -> None:
+        """The process stops."""
+        self._break(Abort.PROXY, "the proxy stopped")
+        self._end(abort_client=self._response_begun)
+
+
+def refusal(status: int, error_type: str, reason: str, *, with_body: bool = True) -> bytes:
+    """Write a response of our own, which says so, in the error shape that provider SDKs print."""
+    phrase = HTTPStatus(status).phrase
+    message = f"wiremeter: {reason}"
+    body = orjson.dumps({"error": {"code": status, "type": error_type, "status": phrase, "message": message}})
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        f"cache-control: no-store\r\nx-wiremeter-error: {error_type}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode("latin-1") + (body if with_body else b"")

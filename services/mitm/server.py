@@ -1,0 +1,298 @@
+"""
+Listens on 127.0.0.1 and ::1, admits clients, and keeps what became of them until it is over.
+
+Several workers listen on one port (SO_REUSEPORT): when one dies the others go on. Whether a port that is in use belongs
+to a sibling or to a stranger is told by a lock in the state directory, so that a second instance gets an error instead
+of half of the first one's connections.
+"""
+
+import asyncio
+import errno
+import fcntl
+import os
+import pwd
+import socket
+import ssl
+import struct
+from collections import Counter
+from collections.abc import Callable
+from time import monotonic
+
+from services.events.lifecycle import Missing
+from services.mitm.arrival import Arrival, ConnectionPeer
+from services.mitm.config import MitmConfig
+from services.mitm.peer import Address, PeerDirectory
+from services.mitm.relay import Relay
+from services.mitm.stream import Stream
+from services.mitm.tunnel import Tunnel
+from services.mitm.upstream import Dialer, Route, UpstreamFailed
+from services.mitm.wiring import AwaitsUpstream, Wiring
+from services.runtime.settings import ConfigInvalid
+
+# linux/netfilter_ipv4.h and netfilter_ipv6/ip6_tables.h
+_SO_ORIGINAL_DST = 80
+_ACCEPTED_AT_ONCE = 32
+_BACKLOG = 1024
+_TICK_S = 1.0
+_ACCEPT_PAUSE_S = 0.5
+# Exchanges under way at SIGTERM get this long; supervisord waits longer (stopwaitsecs).
+DRAIN_S = 5.0
+_DRAIN_POLL_S = 0.05
+
+
+class Server:
+    """Accepts connections and owns all that is alive."""
+
+    def __init__(
+        self,
+        config: MitmConfig,
+        wiring: Wiring,
+        dialer: Dialer,
+        server_context: Callable[[str], ssl.SSLContext],
+        peers: PeerDirectory,
+    ) -> None:
+        self._config = config
+        self._wiring = wiring
+        self._dialer = dialer
+        self._server_context = server_context
+        self._peers = peers
+        self._listening: list[socket.socket] = []
+        self._lock: int | None = None
+        self._live: set[Arrival | Relay | Tunnel] = set()
+        self._ticking = False
+        self._admitted: set[int] = {0, os.geteuid()}
+        self._counts: Counter[str] = Counter()
+        self._distrust: Counter[str] = Counter()
+
+    # -- listening ---------------------------------------------------------
+
+    def listen(self) -> None:
+        """
+        Open the listening sockets.
+
+        Raises:
+            OSError: The port is another program's.
+        """
+        self._lock = _lock_port(self._config)
+        self._listening.append(_listening_socket(socket.AF_INET, "127.0.0.1", self._config.port))
+        try:
+            self._listening.append(_listening_socket(socket.AF_INET6, "::1", self._config.port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            self._wiring.logs.warning("listener.missing", reason="no IPv6 on this machine")
+        for sock in self._listening:
+            self._watch_listener(sock)
+
+    def _watch_listener(self, sock: socket.socket) -> None:
+        self._wiring.poller.watch(sock.fileno(), lambda _: self._accept(sock))
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                sock, far = listening.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                # Out of descriptors or memory: stop accepting for a moment instead of spinning.
+                self._wiring.logs.error("accept.failed", problem=str(error))
+                self._wiring.poller.forget(listening.fileno())
+                asyncio.get_running_loop().call_later(_ACCEPT_PAUSE_S, self._watch_again, listening)
+                return
+            self._arrive(sock, (far[0], far[1]))
+
+    def _watch_again(self, listening: socket.socket) -> None:
+        if listening in self._listening:
+            self._watch_listener(listening)
+
+    def _arrive(self, sock: socket.socket, near: Address) -> None:
+        """`near` is the client's own address; the other end is where it wanted to go."""
+        sock.setblocking(False)
+        original = original_address(sock)
+        here: Address = sock.getsockname()[:2]
+        owner = self._peers.owner_of(near, original or here)
+        problem = None
+        if len(self._live) >= self._config.limits.connections_max:
+            problem = f"{len(self._live)} connections exceed {self._config.limits.connections_max}"
+        elif near in self._dialer.own_addresses:
+            problem = "the connection is our own, going in a circle"
+        elif owner is None or not self._admits(owner.uid):
+            problem = f"user {owner.uid if owner else 'unknown'} is not admitted"
+        stream = Stream(sock, self._wiring.poller, self._wiring.scratch)
+        if problem is not None:
+            self._counts["refused"] += 1
+            self._wiring.logs.warning("connection.refused", reason=problem)
+            stream.abort()
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._counts["connections"] += 1
+        self._live.add(Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self))
+        self._start_ticking()
+
+    def _admits(self, uid: int) -> bool:
+        if uid in self._admitted:
+            return True
+        # Looked up when needed: the language server's user may be made while we run.
+        for name in (self._config.language_server_user, *self._config.admit_users):
+            try:
+                self._admitted.add(pwd.getpwnam(name).pw_uid)
+            except KeyError:
+                continue
+        return uid in self._admitted
+
+    # -- what became of them -----------------------------------------------
+
+    def arrival_became(self, arrival: Arrival, successor: Relay | Tunnel | None) -> None:
+        """See `Arrivals`."""
+        self._live.discard(arrival)
+        if successor is not None:
+            self._live.add(successor)
+
+    def relay_ended(self, relay: Relay) -> None:
+        """See `Arrivals`."""
+        self._live.discard(relay)
+
+    def tunnel_ended(self, tunnel: Tunnel) -> None:
+        """See `Arrivals`."""
+        self._live.discard(tunnel)
+        self._counts["tunnels"] += 1
+
+    def client_distrusts(self, host: str, reason: str) -> None:
+        """See `Arrivals`."""
+        self._distrust[host] += 1
+
+    def server_context_for(self, stream: Stream, host: str) -> None:
+        """See `Arrivals`."""
+        stream.start_tls(self._server_context(host), server_side=True)
+
+    # -- dialling ----------------------------------------------------------
+
+    async def dial(self, route: Route, awaits: AwaitsUpstream, *, tls: bool) -> None:
+        """Make a connection and hand it over; never raises for what the world does."""
+        try:
+            stream = await (self._dialer.dial_tls(route) if tls else self._dialer.dial(route))
+        except UpstreamFailed as failure:
+            self._wiring.poller.now = monotonic()
+            awaits.upstream_failed(failure)
+            return
+        self._wiring.poller.now = monotonic()
+        if not awaits.upstream_ready(stream):
+            self._wiring.pool.put(route, stream) if tls else self._wiring.pool.discard(stream)
+
+    # -- time --------------------------------------------------------------
+
+    def _start_ticking(self) -> None:
+        if not self._ticking:
+            self._ticking = True
+            asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        """Look for passed deadlines, once a second and only while something is alive."""
+        now = self._wiring.poller.now = monotonic()
+        for each in [each for each in self._live if each.deadline <= now]:
+            each.expire()
+        self._wiring.pool.expire(now)
+        self._ticking = False
+        if self._live or self._wiring.pool:
+            self._start_ticking()
+
+    # -- health and the end ------------------------------------------------
+
+    def facts(self) -> dict[str, object]:
+        """Return numbers for the heartbeat."""
+        return {
+            "live": len(self._live),
+            "connections": self._counts["connections"],
+            "refused": self._counts["refused"],
+            "tunnels": self._counts["tunnels"],
+        }
+
+    def missing(self) -> tuple[Missing, ...]:
+        """Return what users should know."""
+        return tuple(
+            Missing(
+                what="trust",
+                detail=f"a client of {host} refused our certificate {count} times; it does not use the trust bundle",
+            )
+            for host, count in self._distrust.most_common(5)
+        )
+
+    async def close(self) -> None:
+        """Stop listening, let exchanges under way end for a moment, then break off the rest."""
+        loop = asyncio.get_running_loop()
+        for sock in self._listening:
+            self._wiring.poller.close_socket(sock)
+        self._listening.clear()
+        deadline = loop.time() + DRAIN_S
+        while self._live and loop.time() < deadline:
+            for each in [each for each in self._live if not isinstance(each, Relay) or each.is_idle]:
+                each.stop()
+            await asyncio.sleep(_DRAIN_POLL_S)
+        for each in list(self._live):
+            each.stop()
+        self._wiring.pool.close()
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def original_address(sock: socket.socket) -> Address | None:
+    """Return where a redirected client wanted to go; None for a connection that was made to us directly."""
+    try:
+        if sock.family == socket.AF_INET:
+            raw = sock.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
+            port, packed = struct.unpack_from("!2xH4s", raw)
+            address = (socket.inet_ntop(socket.AF_INET, packed), port)
+        else:
+            raw = sock.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, 28)
+            port, packed = struct.unpack_from("!2xH4x16s", raw)
+            address = (socket.inet_ntop(socket.AF_INET6, packed), port)
+    except OSError:
+        return None  # nothing tracks this connection
+    return None if address == sock.getsockname()[:2] else address
+
+
+def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _lock_port(config: MitmConfig) -> int:
+    """
+    Hold a shared lock that says "a worker of this instance listens on the port".
+
+    Raises:
+        ConfigInvalid: Somebody listens there, and it is none of ours.
+    """
+    path = config.run_directory / f"port-{config.port}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass  # a sibling has it
+    else:
+        try:
+            # Without SO_REUSEPORT this fails if anybody at all listens.
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", config.port))
+        except OSError as error:
+            os.close(descriptor)
+            reason = f"port {config.port} cannot be opened: {error.strerror}"
+            if error.errno == errno.EADDRINUSE:
+                reason = f"port {config.port} (mitm.port) is in use by another program"
+                raise OSError(error.errno, reason) from error
+            raise ConfigInvalid([f"mitm.port: {reason}"]) from error
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor

@@ -1,0 +1,330 @@
+"""
+One non-blocking socket, in clear or under TLS, watched by the poller.
+
+TLS is an `ssl.SSLObject` between two memory BIOs that we own: asyncio's TLS transports send no alerts, hide the reason
+when a peer refuses our certificate, and cost more. Reading fills one buffer that all streams of the process share: what
+is not used before the next `receive` has to be copied. Writing sends at once what the socket takes and keeps the rest;
+`backlog` says how much that is, `on_drained` is called when it is gone.
+"""
+
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from typing import cast
+
+from services.mitm.poller import BROKEN, READ, WRITE, Poller
+
+# Ciphertext taken from a socket at once: several full TLS records, small enough for the processor's cache.
+_CIPHER_BYTES = 64 * 1024
+# Plaintext is shorter than its ciphertext; one record's worth is left for what OpenSSL held back from the read before.
+_PLAIN_BYTES = _CIPHER_BYTES + 20 * 1024
+# One write to OpenSSL: bounds what a memory BIO grows to and never gives back.
+_WRITE_BYTES = 64 * 1024
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger, socket(7)
+
+# What `receive` returns beside a number of bytes.
+NOTHING_YET = 0
+ENDED = -1  # the peer said that it will send no more: close_notify under TLS, FIN in clear
+BROKEN_OFF = -2  # the connection ended without that
+
+
+class TlsFailed(Exception):
+    """The TLS layer refuses to go on; the message is OpenSSL's reason."""
+
+
+class Scratch:
+    """The buffers that the streams of one process read into."""
+
+    __slots__ = ("cipher", "plain", "plain_view")
+
+    def __init__(self) -> None:
+        self.cipher = memoryview(bytearray(_CIPHER_BYTES))
+        self.plain = bytearray(_PLAIN_BYTES)
+        self.plain_view = memoryview(self.plain)
+
+
+class Stream:
+    """A connection's socket with its TLS state; see the module."""
+
+    __slots__ = (
+        "_events",
+        "_incoming",
+        "_outgoing",
+        "_plain_view",
+        "_poller",
+        "_read",
+        "_recv_into",
+        "_scratch",
+        "_send",
+        "_tls",
+        "_unsent",
+        "_watched",
+        "_write",
+        "closed",
+        "descriptor",
+        "ended",
+        "on_drained",
+        "on_readable",
+        "sent_failed",
+        "socket",
+    )
+
+    def __init__(self, sock: socket.socket, poller: Poller, scratch: Scratch) -> None:
+        self.socket = sock
+        self.descriptor = sock.fileno()
+        self._poller = poller
+        self._scratch = scratch
+        self._plain_view = scratch.plain_view
+        self._recv_into = sock.recv_into
+        self._send = sock.send
+        self._tls: ssl.SSLObject | None = None
+        self._unsent = bytearray()
+        self._events = READ
+        self._watched = False
+        self.closed = False
+        self.ended = False
+        # A send failed: the reason comes out of the next receive, which callers wait for anyway.
+        self.sent_failed = False
+        self.on_readable: Callable[[], None] = _ignore
+        self.on_drained: Callable[[], None] = _ignore
+
+    # -- TLS ---------------------------------------------------------------
+
+    def start_tls(self, context: ssl.SSLContext, *, server_side: bool, server_name: str | None = None) -> None:
+        """Put a TLS layer on the connection; `handshake` runs it."""
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
+        )
+        # With a buffer, read fills it and returns a number; typeshed knows the other form only.
+        self._read = cast(Callable[[int, memoryview], int], self._tls.read)
+        self._write = self._tls.write
+
+    def feed_tls(self, data: bytes) -> None:
+        """Give bytes to the TLS layer that were read before it was there."""
+        self._incoming.write(data)
+
+    def handshake(self) -> bool:
+        """
+        Go on with the handshake with what has been fed, and send what it says; True when it is over.
+
+        Raises:
+            TlsFailed: The handshake failed; our alert has been sent.
+        """
+        assert self._tls is not None
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush_tls()
+            return False
+        except ssl.SSLError as error:
+            self._flush_tls()
+            raise TlsFailed(reason_of(error)) from error
+        self._flush_tls()
+        return True
+
+    def receive_handshake(self) -> int:
+        """Read ciphertext into the TLS layer; return `NOTHING_YET`, a positive number, or `BROKEN_OFF`."""
+        try:
+            size = self._recv_into(self._scratch.cipher)
+        except BlockingIOError:
+            return NOTHING_YET
+        except OSError:
+            return BROKEN_OFF
+        if size == 0:
+            return BROKEN_OFF
+        self._incoming.write(self._scratch.cipher[:size])
+        return size
+
+    # -- reading -----------------------------------------------------------
+
+    def receive(self) -> int:
+        """
+        Read what is there into the shared buffer, `scratch.plain[:n]`.
+
+        Returns:
+            The number of bytes, or `NOTHING_YET`, `ENDED`, `BROKEN_OFF`. With bytes, `ended` may be true already.
+
+        Raises:
+            TlsFailed: A record that is no good, or the peer's alert; ours has been sent.
+        """
+        if self._tls is None:
+            return self._receive_clear()
+        try:
+            size = self._recv_into(self._scratch.cipher)
+        except BlockingIOError:
+            return NOTHING_YET
+        except OSError:
+            return BROKEN_OFF
+        if size == 0:
+            return ENDED if self.ended else BROKEN_OFF
+        self._incoming.write(self._scratch.cipher[:size])
+        return self.receive_decrypted()
+
+    def receive_decrypted(self) -> int:
+        """Decrypt what the TLS layer has; see `receive`."""
+        incoming = self._incoming
+        total = 0
+        try:
+            # Asking again when nothing is left would cost an exception each time.
+            while True:
+                size = self._read(_PLAIN_BYTES, self._plain_view[total:] if total else self._plain_view)
+                if size == 0:
+                    self.ended = True
+                    break
+                total += size
+                if not incoming.pending:
+                    break
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ended = True  # close_notify, after we have sent ours
+        except ssl.SSLError as error:
+            self._flush_tls()
+            # Data before a broken record was authentic: hand it out, the reason comes with the next call.
+            if not total:
+                raise TlsFailed(reason_of(error)) from error
+        if self._outgoing.pending:
+            self._flush_tls()
+        return total or (ENDED if self.ended else NOTHING_YET)
+
+    def _receive_clear(self) -> int:
+        try:
+            size = self._recv_into(self._plain_view)
+        except BlockingIOError:
+            return NOTHING_YET
+        except OSError:
+            return BROKEN_OFF
+        if size == 0:
+            self.ended = True
+        return size or ENDED
+
+    # -- writing -----------------------------------------------------------
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait for the peer to read."""
+        return len(self._unsent)
+
+    def send(self, data: memoryview | bytes) -> None:
+        """Send `data`, or keep what the socket does not take now."""
+        if self._tls is None:
+            self._send_raw(data)
+            return
+        size = len(data)
+        done = self._write(data if size <= _WRITE_BYTES else data[:_WRITE_BYTES])
+        self._send_raw(self._outgoing.read())
+        while done < size:
+            done += self._write(data[done : done + _WRITE_BYTES])
+            self._send_raw(self._outgoing.read())
+
+    def _send_raw(self, data: memoryview | bytes) -> None:
+        if self._unsent:
+            self._unsent += data
+            return
+        try:
+            size = self._send(data)
+        except BlockingIOError:
+            size = 0
+        except OSError:
+            self.sent_failed = True
+            return
+        if size < len(data):
+            self._unsent += data[size:]
+            self._wait_for(self._events | WRITE)
+
+    def _flush_tls(self) -> None:
+        data = self._outgoing.read()
+        if data:
+            self._send_raw(data)
+
+    def _flush(self) -> None:
+        try:
+            size = self._send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.sent_failed = True
+            size = len(self._unsent)
+        del self._unsent[:size]
+        if not self._unsent:
+            self._wait_for(self._events & ~WRITE)
+            self.on_drained()
+
+    # -- readiness ---------------------------------------------------------
+
+    def watch(self, on_readable: Callable[[], None], on_drained: Callable[[], None] | None = None) -> None:
+        """Call these from now on; begins to watch the socket."""
+        self.on_readable = on_readable
+        self.on_drained = on_drained or _ignore
+        if not self._watched:
+            self._watched = True
+            self._poller.watch(self.descriptor, self._on_events, self._events)
+
+    def pause(self) -> None:
+        """Read no more for now: the kernel's buffers fill and the peer stops sending."""
+        if self._events & READ:
+            self._wait_for(self._events & ~READ)
+
+    def resume(self) -> None:
+        """Read again."""
+        if not self._events & READ:
+            self._wait_for(self._events | READ)
+
+    def _wait_for(self, events: int) -> None:
+        self._events = events
+        if self._watched and not self.closed:
+            self._poller.change(self.descriptor, events)
+
+    def _on_events(self, events: int) -> None:
+        if events & WRITE and self._unsent:
+            self._flush()
+        # A broken connection is reported to the reader even while it is paused: epoll would report it for ever.
+        if events & (READ | BROKEN) and not self.closed:
+            self.on_readable()
+
+    # -- the end -----------------------------------------------------------
+
+    def shut_writing(self) -> None:
+        """Say that we send no more: close_notify and FIN."""
+        if self._tls is not None:
+            try:
+                self._tls.unwrap()
+            except ssl.SSLError:
+                pass  # it wants the peer's close_notify, which we do not wait for
+            self._flush_tls()
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer has reset the connection
+
+    def close(self) -> None:
+        """Close with close_notify and FIN; what could not be sent is lost."""
+        if not self.closed:
+            if not self.sent_failed and not self._unsent:
+                self.shut_writing()
+            self.closed = True
+            self._poller.close_socket(self.socket)
+
+    def abort(self) -> None:
+        """Close with a reset, so that the peer cannot take a broken message for a whole one."""
+        if not self.closed:
+            self.closed = True
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            except OSError:
+                pass
+            self._poller.close_socket(self.socket)
+
+
+def reason_of(error: ssl.SSLError) -> str:
+    """Return OpenSSL's reason in words: `CERTIFICATE_VERIFY_FAILED: certificate has expired`."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    return (error.reason or str(error)).lower().replace("_", " ")
+
+
+def _ignore() -> None:
+    return

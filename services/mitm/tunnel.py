@@ -1,0 +1,88 @@
+"""
+A connection that is not opened: bytes pass both ways as they are, counted, with back-pressure and half-closes.
+"""
+
+from collections.abc import Callable
+
+from services.mitm.stream import BROKEN_OFF, NOTHING_YET, Scratch, Stream
+
+# A side that is this far behind stops the other one's reading; at half of it reading goes on.
+BACKLOG_BYTES_MAX = 256 * 1024
+
+
+class Tunnel:
+    """
+    Relays between two streams in clear until both have ended, one has broken off, or nothing moved for too long.
+
+    Owns both streams from the start of its life and closes them at its end; `on_end` is called once, after that.
+    """
+
+    __slots__ = ("_client", "_idle_timeout_s", "_now", "_on_end", "_scratch", "_upstream", "deadline", "down", "up")
+
+    def __init__(
+        self,
+        client: Stream,
+        upstream: Stream,
+        scratch: Scratch,
+        *,
+        idle_timeout_s: float,
+        now: Callable[[], float],
+        on_end: Callable[["Tunnel"], None],
+    ) -> None:
+        self._client = client
+        self._upstream = upstream
+        self._scratch = scratch
+        self._idle_timeout_s = idle_timeout_s
+        self._now = now
+        self._on_end = on_end
+        self.up = 0
+        self.down = 0
+        self.deadline = now() + idle_timeout_s
+        client.watch(self._on_client, upstream.resume)
+        upstream.watch(self._on_upstream, client.resume)
+
+    def send_up(self, data: bytes) -> None:
+        """Pass on what was read from the client before the tunnel was there."""
+        self.up += len(data)
+        self._upstream.send(data)
+
+    def expire(self) -> None:
+        """Nothing moved until the deadline."""
+        self._end(broken=True)
+
+    def stop(self) -> None:
+        """The process stops."""
+        self._end(broken=True)
+
+    def _on_client(self) -> None:
+        self.up += self._pass(self._client, self._upstream)
+
+    def _on_upstream(self) -> None:
+        self.down += self._pass(self._upstream, self._client)
+
+    def _pass(self, source: Stream, sink: Stream) -> int:
+        size = source.receive()
+        if size > 0:
+            self.deadline = self._now() + self._idle_timeout_s
+            sink.send(self._scratch.plain_view[:size])
+            if sink.backlog > BACKLOG_BYTES_MAX:
+                source.pause()
+            return size
+        if size == NOTHING_YET:
+            return 0
+        source.pause()
+        if size == BROKEN_OFF or sink.sent_failed or sink.ended:
+            self._end(broken=size == BROKEN_OFF)
+        else:
+            sink.shut_writing()
+        return 0
+
+    def _end(self, *, broken: bool) -> None:
+        if self._client.closed:
+            return
+        for stream in (self._client, self._upstream):
+            if broken:
+                stream.abort()
+            else:
+                stream.close()
+        self._on_end(self)

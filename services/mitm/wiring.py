@@ -1,0 +1,49 @@
+"""What the connections of one process share, joined by app.py."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.mitm.config import HostList
+from services.mitm.observer import Observation, ObserverParts, Peer
+from services.mitm.poller import Poller
+from services.mitm.stream import Scratch, Stream
+from services.mitm.upstream import Pool, Route, UpstreamFailed
+from services.runtime.logs import Logs
+from services.runtime.settings import MitmSettings
+from services.wire.http1 import RequestHead
+
+
+class AwaitsUpstream(Protocol):
+    """Who asked for a connection."""
+
+    def upstream_ready(self, upstream: Stream) -> bool:
+        """Take the connection; False when it is not wanted any more."""
+
+    def upstream_failed(self, failure: UpstreamFailed) -> None:
+        """There is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """
+    Parts that live as long as the process.
+
+    Attributes:
+        dial: Begin a verified connection; ends in one of the two methods of the one who awaits it.
+        dial_tunnel: The same without TLS.
+    """
+
+    poller: Poller
+    scratch: Scratch
+    limits: MitmSettings
+    logs: Logs
+    hosts: HostList
+    pool: Pool
+    observer_parts: ObserverParts
+    dial: Callable[[Route, AwaitsUpstream], None]
+    dial_tunnel: Callable[[Route, AwaitsUpstream], None]
+
+    def observe(self, host: str, request: RequestHead, peer: Peer) -> Observation:
+        """Begin to observe an exchange."""
+        return Observation(host, request, peer, self.poller.now, self.observer_parts)

@@ -1,0 +1,3 @@
+module wiremeter.test/provider
+
+go 1.19
