@@ -1,0 +1,3 @@
+module wiremeter.test/antigravity
+
+go 1.19
