@@ -1,0 +1,118 @@
+"""
+Whose a record is: the language server's label, and the prompt turn that caused it.
+
+Told of the language server's state and of turns as lsrunner says them, and of no clock: times are those in the events.
+A record belongs to a turn of its label by conversation id where both have one, by the response ids that the turn named,
+else if exactly one turn of that label was under way when its exchange started, or had ended at most `GRACE_S` before.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from services.events.exchange import UsageRecorded
+from services.events.lifecycle import LanguageServerState
+from services.events.turn import TurnAccepted, TurnDone, TurnFailed
+
+# A language server tidies up after a turn (titles, summaries) with calls of its own.
+GRACE_S = 2.0
+# Turns remembered, and for how long a turn that never ended counts as under way: longer than any turn may take.
+TURNS_MAX = 512
+TURN_AGE_MAX_S = 3600.0
+
+
+@dataclass(slots=True)
+class _Turn:
+    label: str
+    started_at: datetime
+    ended_at: datetime | None
+    conversation_id: str | None
+    response_ids: frozenset[str]
+
+    def is_under_way_at(self, at: datetime) -> bool:
+        if self.ended_at is None:
+            return self.started_at <= at <= self.started_at + timedelta(seconds=TURN_AGE_MAX_S)
+        return self.started_at <= at <= self.ended_at + timedelta(seconds=GRACE_S)
+
+
+class Attribution:
+    """What is known of turns and of the language server."""
+
+    def __init__(self) -> None:
+        self._label_of_uid: dict[int, str] = {}
+        self._turns: OrderedDict[str, _Turn] = OrderedDict()
+
+    def hear(self, event: object) -> None:
+        """Take note of what lsrunner said; other events, and times that are none, are passed over."""
+        match event:
+            case LanguageServerState():
+                # There is one language server: a uid that it no longer runs as is somebody else's again. One that
+                # shares its user with others names itself in its proxy credentials; who does not is somebody else.
+                self._label_of_uid = {} if event.way == "connect" else {event.uid: event.label}
+            case TurnAccepted():
+                self._accept(event)
+            case TurnDone() | TurnFailed():
+                self._end(event)
+
+    def attribute(self, record: UsageRecorded) -> UsageRecorded:
+        """Return the record with its label and turn, where they are known and not already there."""
+        label = record.client.label
+        if label is None and record.client.uid is not None:
+            label = self._label_of_uid.get(record.client.uid)
+        turn_id = record.turn_id or (self._turn_of(record, label) if label is not None else None)
+        if label == record.client.label and turn_id == record.turn_id:
+            return record
+        return replace(record, client=replace(record.client, label=label), turn_id=turn_id)
+
+    def _accept(self, event: TurnAccepted) -> None:
+        started_at = _moment(event.at)
+        known = self._turns.get(event.turn_id)
+        if known is not None:  # said again because the request was
+            known.conversation_id = known.conversation_id or event.conversation_id
+        elif started_at is not None:
+            self._turns[event.turn_id] = _Turn(event.label, started_at, None, event.conversation_id, frozenset())
+            if len(self._turns) > TURNS_MAX:
+                self._turns.popitem(last=False)
+
+    def _end(self, event: TurnDone | TurnFailed) -> None:
+        turn, ended_at = self._turns.get(event.turn_id), _moment(event.at)
+        if turn is None or ended_at is None:
+            return
+        turn.ended_at = turn.ended_at or ended_at
+        if isinstance(event, TurnDone):
+            turn.response_ids = frozenset(event.response_ids)
+            turn.conversation_id = turn.conversation_id or event.conversation_id
+
+    def _turn_of(self, record: UsageRecorded, label: str) -> str | None:
+        turns = {turn_id: turn for turn_id, turn in self._turns.items() if turn.label == label}
+        if record.response_id is not None:
+            for turn_id, turn in turns.items():
+                if record.response_id in turn.response_ids:
+                    return turn_id
+        started_at = _moment(record.timing.started_at)
+        if started_at is None:
+            return None
+        under_way = {turn_id: turn for turn_id, turn in turns.items() if turn.is_under_way_at(started_at)}
+        if record.conversation_id is not None:
+            same = [each for each, turn in under_way.items() if turn.conversation_id == record.conversation_id]
+            if same:
+                # Turns of one conversation follow each other: the grace of the last may reach into the next.
+                return max(same, key=lambda each: under_way[each].started_at)
+            # Turns of other conversations did not cause it.
+            under_way = {each: turn for each, turn in under_way.items() if turn.conversation_id is None}
+        return self._only(under_way)
+
+    @staticmethod
+    def _only(under_way: dict[str, _Turn]) -> str | None:
+        # One that is still going on goes before those that are over.
+        going_on = [turn_id for turn_id, turn in under_way.items() if turn.ended_at is None]
+        candidates = going_on or list(under_way)
+        return candidates[0] if len(candidates) == 1 else None
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None

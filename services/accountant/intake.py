@@ -1,0 +1,118 @@
+"""
+Which records are taken: for every epoch of every publisher the next one, and nothing else.
+
+Two numbers per source: what is committed, and what has been taken on top and waits for its commit. After a commit that
+failed both are what the ledger says, and the publishers send again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from services.bus.delivery import SEQ_MAX, ExchangeBatch, HeldEpoch
+from services.events.codec import EventInvalid, decode
+from services.events.exchange import ExchangeCounted, UsageRecorded
+from services.ledger.entry import (
+    Arrival,
+    Entry,
+    EntryInvalid,
+    GapEntry,
+    RefusedEntry,
+    Source,
+    Superseding,
+    exchange_entry,
+    usage_entry,
+)
+
+Attribute = Callable[[UsageRecorded], UsageRecorded]
+
+
+class Intake:
+    """
+    Takes batches in any order and any number of times, hands out arrivals in order, each once.
+
+    Attributes:
+        pending: Taken and not yet handed out.
+        refused: Records that could not be read, since the start.
+        gone: Records that their publishers no longer held, since the start.
+    """
+
+    def __init__(self, attribute: Attribute, *, pending_max: int) -> None:
+        self._attribute = attribute
+        self._pending_max = pending_max
+        self._committed: dict[Source, int] = {}
+        self._taken: dict[Source, int] = {}
+        self.pending: list[Arrival] = []
+        self.refused = 0
+        self.gone = 0
+
+    def reset(self, cursors: Mapping[Source, int]) -> None:
+        """Begin from what the ledger says; what was taken and not committed will come again."""
+        self._committed = dict(cursors)
+        self._taken = dict(cursors)
+        self.pending = []
+
+    def committed(self, cursors: Mapping[Source, int]) -> None:
+        """The ledger has committed up to here."""
+        self._committed.update(cursors)
+
+    def take(self, batch: ExchangeBatch) -> None:
+        """Take the records of a batch that are next in line; the rest comes again in its turn, or was here before."""
+        source = Source(batch.publisher, batch.epoch)
+        expected = self._taken.get(source, 0) + 1
+        if not batch.first_seq <= expected < batch.first_seq + len(batch.records):
+            return
+        for record in batch.records[expected - batch.first_seq :]:
+            if len(self.pending) >= self._pending_max:
+                break  # the publisher sends again; its journal has more room than our memory
+            entry = self._entry_of(record)
+            unless = _superseding(batch, record)
+            self.pending.append(Arrival(source=source, seq=expected, entry=entry, unless=unless))
+            expected += 1
+        self._taken[source] = expected - 1
+
+    def greet(self, publisher: str, held: Sequence[HeldEpoch]) -> None:
+        """A publisher says what it holds: where our cursor lies before that, what is between is gone for good."""
+        for each in held:
+            source = Source(publisher, each.epoch)
+            taken = self._taken.get(source, 0)
+            if taken + 1 < each.first <= each.last + 1 <= SEQ_MAX:
+                reason = f"{each.first - 1 - taken} records are no longer held by their publisher"
+                self.gone += each.first - 1 - taken
+                self.pending.append(Arrival(source=source, seq=each.first - 1, entry=GapEntry(reason=reason)))
+                self._taken[source] = each.first - 1
+
+    def hand_out(self, records_max: int) -> list[Arrival]:
+        """Return what is to be committed next."""
+        out, self.pending = self.pending[:records_max], self.pending[records_max:]
+        return out
+
+    def marks(self, publisher: str, epochs: Sequence[str]) -> dict[str, int]:
+        """Return what is committed of some epochs of a publisher."""
+        return {epoch: self._committed.get(Source(publisher, epoch), 0) for epoch in epochs}
+
+    def _entry_of(self, record: object) -> Entry:
+        try:
+            if not isinstance(record, dict):
+                raise EventInvalid(f"record is a {type(record).__name__}, not an object")
+            if record.get("schema") == ExchangeCounted.SCHEMA:
+                return exchange_entry(decode(ExchangeCounted, record))
+            return usage_entry(self._attribute(decode(UsageRecorded, record)))
+        except EntryInvalid as error:
+            reason = str(error)
+        except EventInvalid as error:
+            reason = _without_content(str(error))
+        self.refused += 1
+        return RefusedEntry(reason=reason, size_bytes=len(repr(record)))
+
+
+def _superseding(batch: ExchangeBatch, record: object) -> Superseding | None:
+    if batch.left_behind is None or not isinstance(record, dict):
+        return None
+    origin = Source(batch.publisher, batch.left_behind.epoch)
+    after = min(max(batch.left_behind.after, 0), SEQ_MAX)
+    return Superseding(source=origin, after=after, exchange_id=str(record.get("exchange_id")))
+
+
+def _without_content(reason: str) -> str:
+    # The codec's messages quote a value of at most 80 characters; a record that is damaged might hold anything.
+    where, _, rest = reason.partition(" is ")
+    return f"{where} is not as it should be" if rest else where

@@ -1,0 +1,126 @@
+"""
+What publishers and the accountant tell each other: batches of records, hellos, marks.
+
+A batch is written by joining records that are JSON already: encoding them again would be the dearest part of sending.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import orjson
+
+from services.events.codec import EventInvalid, value_from
+
+BATCH_SCHEMA = "wiremeter.exchange-batch/1"
+# Far beyond any life of a process, and far below what the ledger's 64 bits hold.
+SEQ_MAX = 1 << 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldEpoch:
+    """An epoch that a publisher holds: its records from `first` to `last`, both included."""
+
+    epoch: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublisherGreeted:
+    """
+    Said by a publisher ten times a second: the epochs whose marks it wants to hear.
+
+    A cursor below `first - 1` can never be served again: the publisher no longer holds what is missing.
+    """
+
+    SCHEMA: ClassVar[str] = "wiremeter.hello/1"
+
+    publisher: str
+    epochs: tuple[HeldEpoch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitMarked:
+    """Said by the accountant: by epoch, the number up to which everything is committed."""
+
+    SCHEMA: ClassVar[str] = "wiremeter.mark/1"
+
+    publisher: str
+    marks: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftBehind:
+    """
+    Where the records of a batch come from, when they were derived from exchanges that a dead process left unfinished.
+
+    Attributes:
+        epoch: That process's own epoch.
+        after: The last finished record that its journal still has. Beyond it the ledger may know more than the journal:
+            a power cut takes what was not yet synced. What it knows there of an exchange is better than the derived.
+    """
+
+    epoch: str
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeBatch:
+    """Records `first_seq`, `first_seq + 1`, … of one epoch, each a JSON object that is checked later, one by one."""
+
+    publisher: str
+    epoch: str
+    first_seq: int
+    records: Sequence[object]
+    left_behind: LeftBehind | None = None
+
+
+def encode_batch(
+    publisher: str, epoch: str, first_seq: int, records: Sequence[bytes], left_behind: LeftBehind | None = None
+) -> bytes:
+    """Join records, each the JSON of one, to a message."""
+    head = b'{"schema":"%b","publisher":"%b","epoch":"%b","first_seq":%d,'
+    origin = b"" if left_behind is None else b'"left_behind":%b,' % orjson.dumps(left_behind)
+    names = (BATCH_SCHEMA.encode(), publisher.encode(), epoch.encode(), first_seq)
+    return head % names + origin + b'"records":[' + b",".join(records) + b"]}"
+
+
+def batch_from(members: Mapping[str, object]) -> ExchangeBatch:
+    """
+    Read the envelope of a batch; the records stay as they are.
+
+    Raises:
+        EventInvalid: Not such an envelope.
+    """
+    publisher, epoch, first_seq = members.get("publisher"), members.get("epoch"), members.get("first_seq")
+    records = members.get("records")
+    if members.get("schema") != BATCH_SCHEMA:
+        raise EventInvalid(f"schema is {members.get('schema')!r}, not {BATCH_SCHEMA!r}")
+    if not isinstance(publisher, str) or not isinstance(epoch, str) or not isinstance(records, list):
+        raise EventInvalid("publisher, epoch or records of a batch are missing")
+    if not isinstance(first_seq, int) or isinstance(first_seq, bool) or not 1 <= first_seq <= SEQ_MAX:
+        raise EventInvalid(f"first_seq of a batch is {first_seq!r:.40}")
+    origin = members.get("left_behind")
+    left_behind = None
+    if origin is not None:
+        if not isinstance(origin, dict):
+            raise EventInvalid("left_behind of a batch is no object")
+        left_behind = value_from(LeftBehind, origin, "left_behind")
+    return ExchangeBatch(
+        publisher=publisher, epoch=epoch, first_seq=first_seq, records=records, left_behind=left_behind
+    )
+
+
+def readable(record: bytes) -> bytes:
+    """
+    Return the record, or a stand-in for one that is not JSON.
+
+    Such a record, joined into a batch, makes the whole batch unreadable, and with it all that follow: a bug in its
+    maker must not stop the stream. The ledger refuses the stand-in and says so.
+    """
+    try:
+        orjson.loads(record)
+    except orjson.JSONDecodeError:
+        return orjson.dumps({"schema": "wiremeter.unreadable/1", "bytes": len(record)})
+    return record

@@ -1,0 +1,407 @@
+"""
+A publisher's journal: what it has not yet been told is committed, on disk before anybody hears of it.
+
+Each start of a publisher is an epoch with a random name and a folder of segments of its own (services.bus.store has the
+layout, services.bus.segment the format). An append is one `write` without fsync: what `write` has taken survives the
+death of the process, and `sync` on another thread bounds what a power cut takes. Nothing here ever blocks on purpose
+and nothing raises for a full disk: an exchange goes on unrecorded, the records that it ends with wait in memory.
+"""
+
+import os
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from services.bus.segment import ENTRY_BYTES_MAX, EXCHANGE_ID_BYTES_MAX, EntryKind, encode_entry
+from services.bus.store import (
+    SEGMENT_SUFFIX,
+    EpochReader,
+    PastEpoch,
+    Segment,
+    unfinished_record,
+    write_covered,
+)
+
+_EPOCH_NAME = re.compile("[0-9a-f]{32}")
+# A hello names every epoch, ten times a second.
+_PAST_EPOCHS_MAX = 64
+# A draft is written again when the segment that has it is this many segments behind (more when there are many
+# drafts), so that an exchange that lasts for days does not keep every segment since its start alive.
+_CARRY_SEGMENTS = 4
+# Parts of a draft that are kept before they are merged: parsing JSON is dear beside an append.
+_DRAFT_PARTS_MAX = 16
+# Records kept in memory for sending, beyond the window that may be under way. What is older is read from disk.
+_TAIL_RECORDS_MAX = 2048
+_TAIL_BYTES_MAX = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalLimits:
+    """
+    How much a journal may take.
+
+    Attributes:
+        segment_bytes: A segment is left when it has this size; deletion goes by segments.
+        total_bytes_max: Of all epochs of the publisher; past it nothing more is recorded until something is committed.
+        retained_bytes_max: Of segments that are committed and kept, so that an older copy of the ledger can catch up.
+        retained_s: How long such segments are kept.
+        waiting_bytes_max: Finished records that wait in memory for room on the disk; further ones are dropped.
+    """
+
+    segment_bytes: int = 4 * 1024 * 1024
+    total_bytes_max: int = 1024 * 1024 * 1024
+    retained_bytes_max: int = 128 * 1024 * 1024
+    retained_s: float = 24 * 3600.0
+    waiting_bytes_max: int = 16 * 1024 * 1024
+
+
+class _Draft:
+    """An exchange that is not over: where its draft is on disk, and what it says by now."""
+
+    __slots__ = ("parts", "segment_number")
+
+    def __init__(self, segment_number: int, draft: bytes) -> None:
+        self.segment_number = segment_number
+        self.parts = [draft]
+
+    def add(self, members: bytes) -> None:
+        self.parts.append(members)
+        if len(self.parts) > _DRAFT_PARTS_MAX:
+            self.parts = [unfinished_record(self.parts)]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.parts))
+
+
+class Journal:
+    """
+    The journal of one publisher, open for one life of its process. Only one process may have it open.
+
+    Attributes:
+        epoch: Name of this life, 32 random hexadecimal digits.
+        first, last: Range of this epoch's records that are held; `last` is `first - 1` when there are none.
+        past: Earlier epochs; each needs a `scan` before its records can be read.
+        problem: Why nothing is being recorded; None while all is well.
+        dropped: Finished records that were lost because the disk was full and the waiting room too, or that were too
+            large to be written.
+    """
+
+    left_behind = None
+
+    def __init__(self, folder: Path, publisher: str, limits: JournalLimits, past: list[PastEpoch]) -> None:
+        self.publisher = publisher
+        self.epoch = secrets.token_hex(16)
+        self.last = 0
+        self.past = past
+        self.problem: str | None = None
+        self.dropped = 0
+        self._limits = limits
+        self._folder = folder / self.epoch
+        self._drafts: dict[bytes, _Draft] = {}
+        self._waiting: deque[tuple[bytes, tuple[bytes, ...]]] = deque()
+        self._waiting_bytes = 0
+        self._segments: list[Segment] = []
+        self._reader = EpochReader(self._segments)
+        self._tail: dict[int, bytes] = {}
+        self._tail_bytes = 0
+        self._descriptor = -1
+        self._segment_number = 0
+        self._written = 0  # size of the open segment
+        self._rotate_at_bytes = self._limits.segment_bytes
+        self._left: deque[int] = deque()  # descriptors of full segments, not yet synced
+        self._is_dirty = False
+        self._other_bytes = sum(epoch.size_bytes for epoch in past)  # everything but the open segment
+
+    @classmethod
+    def open(cls, directory: Path, publisher: str, *, limits: JournalLimits | None = None) -> "Journal":
+        """
+        Begin a new epoch below `directory`, the folder of all publishers' journals.
+
+        A folder that cannot be made is no reason not to run: `retry` tries again, `problem` says why.
+        """
+        folder = directory / publisher
+        past: list[PastEpoch] = []
+        if folder.is_dir():
+            past = [PastEpoch(each) for each in sorted(folder.iterdir()) if _EPOCH_NAME.fullmatch(each.name)]
+        journal = cls(folder, publisher, limits or JournalLimits(), past)
+        journal._rotate()
+        return journal
+
+    # What the data path calls.
+
+    def start(self, exchange_id: str, draft: bytes) -> None:
+        """An exchange begins; `draft` is the record that stands if this process dies now."""
+        key = exchange_id.encode()
+        if self._append(EntryKind.STARTED, 0, key, (draft,)):
+            self._drafts.pop(key, None)  # the oldest draft stands first, always
+            self._drafts[key] = _Draft(self._segment_number, draft)
+
+    def progress(self, exchange_id: str, members: bytes) -> None:
+        """`members`, a JSON object, replaces members of the draft at top level."""
+        key = exchange_id.encode()
+        draft = self._drafts.get(key)
+        # Without its start on disk (which was full then) progress would mean nothing to a reader.
+        if draft is not None and self._append(EntryKind.PROGRESSED, 0, key, (members,)):
+            draft.add(members)
+
+    def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
+        """Write the records that an exchange ends with and close its draft, in one entry: both or neither."""
+        key = b"" if exchange_id is None else exchange_id.encode()
+        if not self._waiting and self._append_finished(key, records):
+            return
+        size = sum(map(len, records))
+        if size > ENTRY_BYTES_MAX // 2 or self._waiting_bytes + size > self._limits.waiting_bytes_max:
+            self.dropped += len(records)
+            return
+        self._waiting.append((key, tuple(records)))
+        self._waiting_bytes += size
+
+    # What the publisher calls.
+
+    @property
+    def first(self) -> int:
+        """Number of the first record that is held."""
+        return self._segments[0].first if self._segments else self.last + 1
+
+    @property
+    def waiting(self) -> int:
+        """Finished records that wait in memory for room on the disk."""
+        return sum(len(records) for _, records in self._waiting)
+
+    @property
+    def size_bytes(self) -> int:
+        """What all epochs take on disk."""
+        return self._other_bytes + self._written
+
+    def retry(self) -> None:
+        """Try again to write what waits for room on the disk, and to make a segment when there is none."""
+        if self._descriptor < 0:
+            self._rotate()
+        while self._waiting and self._append_finished(*self._waiting[0]):
+            _, records = self._waiting.popleft()
+            self._waiting_bytes -= sum(map(len, records))
+        if self.problem is not None and not self._waiting and self._descriptor >= 0:
+            # Nothing waits, so only a try tells whether there is room again: an entry that says nothing.
+            self._append(EntryKind.PROGRESSED, 0, b"", ())
+
+    def read(self, first: int, records_max: int, bytes_max: int) -> list[bytes]:
+        """
+        Return records of this epoch from `first` on, from memory if they are young enough, else from disk.
+
+        Raises:
+            SegmentVanished: Somebody has removed a file.
+        """
+        if first < self.first:
+            return []
+        if first not in self._tail:
+            return self._reader.read(first, records_max, bytes_max) if first <= self.last else []
+        found: list[bytes] = []
+        total = 0
+        for sequence in range(first, min(self.last, first + records_max - 1) + 1):
+            record = self._tail[sequence]
+            total += len(record)
+            if found and total > bytes_max:
+                break
+            found.append(record)
+        return found
+
+    def forget(self, segment: Segment) -> None:
+        """Give up on a segment that has vanished and on all before it."""
+        if segment.number == self._segment_number:
+            self._rotate()
+        for each in [each for each in self._segments[:-1] if each.number <= segment.number]:
+            self._remove(each)
+
+    def cover(self, mark: int) -> None:
+        """Everything of this epoch up to `mark` is committed."""
+        while self._tail and (sequence := next(iter(self._tail))) <= mark:
+            self._tail_bytes -= len(self._tail.pop(sequence))
+
+    def expire(self, mark: int, now_unix_s: float) -> None:
+        """Delete what is committed, of this epoch up to `mark`, and need not be kept any longer."""
+        for segment in self._segments[:-1]:
+            if segment.last > mark:
+                segment.covered_at_unix_s = None  # the mark may have gone backwards
+            elif segment.covered_at_unix_s is None:
+                segment.covered_at_unix_s = now_unix_s
+        covered = [each for each in self.past if each.covered_at_unix_s is not None]
+        for epoch in sorted(covered, key=lambda each: each.covered_at_unix_s or 0.0):
+            if len(self.past) > _PAST_EPOCHS_MAX or self._is_expired(epoch.covered_at_unix_s, now_unix_s):
+                self.delete_past(epoch)
+        for segment in self._segments[:-1]:
+            is_needed = any(draft.segment_number <= segment.number for draft in self._oldest_draft())
+            if is_needed or not self._is_expired(segment.covered_at_unix_s, now_unix_s):
+                break
+            self._remove(segment)
+
+    def delete_past(self, epoch: PastEpoch) -> None:
+        """Remove an earlier epoch from the disk."""
+        self._other_bytes -= epoch.size_bytes
+        self.past.remove(epoch)
+        epoch.delete()
+
+    def take_unsynced(self) -> tuple[list[int], int]:
+        """
+        Return what `sync` is to make durable: descriptors of full segments, and the open one or -1.
+
+        Not before the `sync` of the call before has returned.
+        """
+        full = [self._left.popleft() for _ in range(len(self._left))]
+        current = self._descriptor if self._is_dirty else -1
+        self._is_dirty = False
+        return full, current
+
+    @staticmethod
+    def sync(unsynced: tuple[list[int], int]) -> None:
+        """Make durable what was appended; blocks, so call it on another thread."""
+        full, current = unsynced
+        for descriptor in full:
+            _sync(descriptor)
+            os.close(descriptor)
+        if current >= 0:
+            _sync(current)
+
+    def close(self, mark: int) -> None:
+        """Close the files; `mark` is what is known to be committed."""
+        self._reader.close()
+        self.sync(([self._left.popleft() for _ in range(len(self._left))], -1))
+        if self._descriptor >= 0:
+            _sync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if mark >= self.last and not self._drafts and not self._waiting:
+            write_covered(self._folder, self.first, self.last, 0)
+
+    # Underneath.
+
+    def _oldest_draft(self) -> list[_Draft]:
+        return [next(iter(self._drafts.values()))] if self._drafts else []
+
+    def _is_expired(self, covered_at_unix_s: float | None, now_unix_s: float) -> bool:
+        if covered_at_unix_s is None:
+            return False
+        if now_unix_s - covered_at_unix_s > self._limits.retained_s:
+            return True
+        return self.size_bytes > self._limits.retained_bytes_max
+
+    def _remove(self, segment: Segment) -> None:
+        self._segments.remove(segment)
+        self._other_bytes -= segment.size_bytes
+        segment.path.unlink(missing_ok=True)
+
+    def _append_finished(self, key: bytes, records: Sequence[bytes]) -> bool:
+        if not self._append(EntryKind.FINISHED, self.last + 1, key, records):
+            return False
+        for record in records:
+            self.last += 1
+            self._tail[self.last] = record
+            self._tail_bytes += len(record)
+        while len(self._tail) > _TAIL_RECORDS_MAX or self._tail_bytes > _TAIL_BYTES_MAX:
+            self._tail_bytes -= len(self._tail.pop(next(iter(self._tail))))
+        self._segments[-1].last = self.last
+        self._drafts.pop(key, None)
+        return True
+
+    def _append(self, kind: EntryKind, sequence: int, key: bytes, parts: Sequence[bytes]) -> bool:
+        """Write one entry, whole or not at all; False if it could not be."""
+        if self._written >= self._rotate_at_bytes:
+            self._rotate()
+        return self._write(encode_entry(kind, sequence, key[:EXCHANGE_ID_BYTES_MAX], parts))
+
+    def _write(self, entry: bytes) -> bool:
+        size = len(entry)
+        if size > ENTRY_BYTES_MAX or self._descriptor < 0:
+            return False
+        if self._other_bytes + self._written + size > self._limits.total_bytes_max:
+            self.problem = f"the journal has reached its limit of {self._limits.total_bytes_max} bytes"
+            return False
+        try:
+            written = os.write(self._descriptor, entry)
+        except OSError as error:
+            self.problem = error.strerror
+            written = 0
+        if written == size:
+            self._written += size
+            self._is_dirty = True
+            self.problem = None
+            return True
+        if written:
+            self.problem = "the disk is full"
+            self._cut_back()
+        return False
+
+    def _cut_back(self) -> None:
+        """Remove the part of an entry that fitted, so that what follows can be read."""
+        try:
+            os.ftruncate(self._descriptor, self._written)
+        except OSError:
+            # The torn entry stays and ends this segment; the next one begins where its whole entries end.
+            self._leave_segment()
+
+    def _leave_segment(self) -> None:
+        self._segments[-1].size_bytes = self._written
+        self._other_bytes += self._written
+        self._left.append(self._descriptor)
+        self._descriptor, self._written = -1, 0
+
+    def _rotate(self) -> None:
+        """Begin a new segment; on failure stay with the one that is open, if there is one."""
+        number = self._segment_number + 1
+        path = self._folder / f"{number:08x}{SEGMENT_SUFFIX}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        whose = orjson.dumps({"publisher": self.publisher, "epoch": self.epoch, "at_unix_s": int(time.time())})
+        header = encode_entry(EntryKind.HEADER, self.last + 1, b"", (whose,))
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            self.problem = error.strerror
+            # Not at once again: on a full disk every record would pay for the attempt.
+            self._rotate_at_bytes = self._written + self._limits.segment_bytes // 8
+            return
+        try:
+            written = os.write(descriptor, header)
+        except OSError as error:
+            self.problem, written = error.strerror, 0
+        if written < len(header):
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            self._rotate_at_bytes = self._written + self._limits.segment_bytes // 8
+            return
+        if self._descriptor >= 0:
+            self._leave_segment()
+        self._descriptor, self._segment_number, self._written = descriptor, number, written
+        self._rotate_at_bytes = self._limits.segment_bytes
+        self._segments.append(Segment(number=number, path=path, first=self.last + 1, last=self.last, size_bytes=0))
+        self._is_dirty = True
+        self._carry_drafts()
+
+    def _carry_drafts(self) -> None:
+        # Writing drafts again may cost a quarter of what is written anyway, not more.
+        drafts_bytes = sum(draft.size_bytes for draft in self._drafts.values())
+        segments = _CARRY_SEGMENTS * (1 + drafts_bytes // self._limits.segment_bytes)
+        oldest_kept = self._segment_number - segments + 1
+        while self._drafts:
+            key, draft = next(iter(self._drafts.items()))
+            if draft.segment_number >= oldest_kept:
+                return
+            record = unfinished_record(draft.parts)
+            # Straight to the file: an append could rotate again.
+            if not self._write(encode_entry(EntryKind.STARTED, 0, key[:EXCHANGE_ID_BYTES_MAX], (record,))):
+                return
+            del self._drafts[key]
+            self._drafts[key] = _Draft(self._segment_number, record)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fdatasync(descriptor)
+    except OSError:
+        pass  # a disk that fails shows at the next write; there is nobody to tell here

@@ -1,0 +1,351 @@
+"""
+Events out: a plain PUB socket, and the publisher of exchanges, which loses nothing.
+
+`Publisher` sends and forgets, for what is repeated or only worth hearing now. `ExchangePublisher` journals first and
+sends second; it sends again what lies behind a mark that stands still (services.bus.sending), for this epoch and for
+those that earlier lives of the process left behind. Live and resent records take the same way.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import zmq
+
+from services.bus.addresses import EXCHANGE_TOPIC, HELLO_TOPIC, MARK_TOPIC, Addresses, EndpointTaken
+from services.bus.delivery import CommitMarked, HeldEpoch, LeftBehind, PublisherGreeted, encode_batch, readable
+from services.bus.journal import Journal
+from services.bus.sending import SendWindow
+from services.bus.store import PastEpoch, Segment, SegmentVanished
+from services.bus.subscriber import Subscriber
+from services.events.codec import Event, EventInvalid, decode, encode
+
+# So that memory is bounded: 4096 usage records are some megabytes.
+SEND_HIGH_WATER_MARK = 4096
+# How long finished records wait for others to share their message.
+_GATHER_S = 0.002
+BATCH_RECORDS_MAX = 64
+BATCH_BYTES_MAX = 256 * 1024
+_HELLO_S = 0.1
+_SYNC_S = 0.05
+_EXPIRE_S = 1.0
+# An accountant that lives answers every hello. To one that has been silent this long only hellos are sent.
+_SILENCE_S = 1.0
+_CLOSE_WAIT_S = 1.0
+_CLOSE_POLL_S = 0.01
+
+
+class Publisher:
+    """
+    A PUB socket. Sending never blocks; a receiver that does not keep up misses messages.
+
+    Args:
+        connect: Endpoints to connect to; who listens there may come and go.
+        bind: Endpoints to listen at.
+        high_water_mark: Messages kept for a receiver that is slow to read; what is beyond is lost to it.
+        linger_ms: How long messages that are not on their way yet outlive `close`, in the background.
+
+    Raises:
+        EndpointTaken: Something else listens at an endpoint, or it cannot be made.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect: Sequence[str] = (),
+        bind: Sequence[str] = (),
+        high_water_mark: int = SEND_HIGH_WATER_MARK,
+        linger_ms: int = 0,
+    ) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
+        self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
+        self._socket.setsockopt(zmq.LINGER, linger_ms)
+        # A subscriber sends subscriptions, nothing else; a stranger shall not make us allocate.
+        self._socket.setsockopt(zmq.MAXMSGSIZE, 64 * 1024)
+        for endpoint in connect:
+            self._socket.connect(endpoint)
+        for endpoint in bind:
+            try:
+                self._socket.bind(endpoint)
+            except zmq.ZMQError as error:
+                self._socket.close()
+                raise EndpointTaken(f"{endpoint} cannot be bound: {zmq.strerror(error.errno or 0)}") from error
+
+    def send(self, topic: str, message: bytes) -> None:
+        """Send one message that is JSON already."""
+        try:
+            self._socket.send_multipart((topic.encode(), message), zmq.NOBLOCK)
+        except zmq.Again:
+            pass  # PUB drops by itself; this is the same
+
+    def publish(self, topic: str, event: Event) -> None:
+        """Send one event."""
+        self.send(topic, encode(event))
+
+    def close(self) -> None:
+        """Close the socket; messages not yet handed to the kernel are dropped."""
+        self._socket.close()
+
+
+class Notices(Protocol):
+    """Where the publisher says what people should know; `services.runtime.logs.Logs` is one."""
+
+    def info(self, event: str, **fields: object) -> None: ...
+    def warning(self, event: str, **fields: object) -> None: ...
+
+
+class _HeldRecords(Protocol):
+    """Records of one epoch, wherever they are: this life's journal, or what an earlier one left."""
+
+    epoch: str
+    last: int
+
+    @property
+    def left_behind(self) -> LeftBehind | None: ...
+
+    @property
+    def first(self) -> int: ...
+    def read(self, first: int, records_max: int, bytes_max: int) -> list[bytes]: ...
+    def forget(self, segment: Segment) -> None: ...
+
+
+class _Stream:
+    """One epoch on its way to the accountant."""
+
+    __slots__ = ("held", "is_suspect", "window")
+
+    def __init__(self, held: _HeldRecords, *, is_covered: bool = False) -> None:
+        self.held = held
+        self.window = SendWindow()
+        self.window.extend(held.last)
+        if is_covered:
+            self.window.marked(held.last, 0.0)
+        self.is_suspect = False  # what is sent has been sent before and was not taken
+
+
+class ExchangePublisher:
+    """
+    Delivers the records of one process to the ledger: none lost, none twice, whatever dies when.
+
+    Call `start`, `progress` and `finish` from the event loop's thread; `run` beside them, `close` at the end. On
+    cancellation `run` stops sending; the journal stays open until `close`.
+
+    Args:
+        journal: Where the records go first; closed by `close`.
+        notices: Told when recording stops and when it goes on.
+    """
+
+    def __init__(self, journal: Journal, addresses: Addresses, notices: Notices) -> None:
+        self._publisher = publisher = journal.publisher
+        self._journal = journal
+        self._notices = notices
+        self._told: tuple[str | None, int] = (None, 0)
+        self._live = _Stream(self._journal)
+        self._streams: dict[str, _Stream] = {self._journal.epoch: self._live}
+        self._unscanned: list[PastEpoch] = list(self._journal.past)
+        self._socket = Publisher(connect=[addresses.exchange])
+        self._marks = Subscriber(connect=[addresses.mark], topics=[MARK_TOPIC + publisher])
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gather: asyncio.TimerHandle | None = None
+        self._heard_at = float("-inf")
+        self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+
+    # What the data path calls.
+
+    def start(self, exchange_id: str, draft: bytes) -> None:
+        """See `Journal.start`."""
+        self._journal.start(exchange_id, draft)
+
+    def progress(self, exchange_id: str, members: bytes) -> None:
+        """See `Journal.progress`."""
+        self._journal.progress(exchange_id, members)
+
+    def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
+        """Journal the records that an exchange ends with, close its draft, and send them soon."""
+        self._journal.finish(exchange_id, records)
+        window = self._live.window
+        window.extend(self._journal.last)
+        if window.last - window.next + 1 >= BATCH_RECORDS_MAX:
+            self._send_gathered()
+        elif self._gather is None and self._loop is not None:
+            self._gather = self._loop.call_later(_GATHER_S, self._send_gathered)
+
+    # What the process around it calls.
+
+    async def run(self) -> None:
+        """Say hello, hear marks, send and send again, make durable; until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._hear_marks())
+                tasks.create_task(self._tick())
+                tasks.create_task(self._scan_past())
+                tasks.create_task(self._expire())
+                tasks.create_task(self._sync())
+        finally:
+            self._loop = None
+            if self._gather is not None:
+                self._gather.cancel()
+                self._gather = None
+
+    async def close(self) -> None:
+        """Wait up to a second for what is not yet known to be committed, then close; the journal keeps the rest."""
+        deadline, hello_at = time.monotonic() + _CLOSE_WAIT_S, 0.0
+        self._send_gathered()
+        while not self._live.window.is_settled and (now := time.monotonic()) < deadline and self._is_heard(now):
+            if now >= hello_at:
+                self._greet(now)
+                hello_at = now + _HELLO_S
+            while (heard := self._marks.receive_now()) is not None:
+                self._take_marks(heard[1])
+            await asyncio.sleep(_CLOSE_POLL_S)
+        self._socket.close()
+        self._marks.close()
+        self._syncer.shutdown()
+        self._journal.close(self._live.window.mark)
+
+    def facts(self) -> Mapping[str, object]:
+        """Return what health should say; `recording_problem` is None while everything is recorded."""
+        return {
+            "recording": self._journal.problem is None,
+            "recording_problem": self._journal.problem,
+            "unacknowledged": sum(stream.window.unacknowledged for stream in self._streams.values()),
+            "waiting_for_disk": self._journal.waiting,
+            "records_dropped": self._journal.dropped,
+            "journal_bytes": self._journal.size_bytes,
+            "resends": sum(stream.window.resends for stream in self._streams.values()),
+            "accountant_heard": self._is_heard(time.monotonic()),
+        }
+
+    # Sending.
+
+    def _is_heard(self, now: float) -> bool:
+        return now - self._heard_at < _SILENCE_S
+
+    def _send_gathered(self) -> None:
+        if self._gather is not None:
+            self._gather.cancel()
+            self._gather = None
+        self._send(self._live, time.monotonic())
+
+    def _send(self, stream: _Stream, now: float) -> None:
+        window = stream.window
+        window.extend(max(window.last, stream.held.last))
+        if not self._is_heard(now):
+            return
+        while (room := window.sendable()) > 0:
+            try:
+                records = stream.held.read(window.next, min(room, BATCH_RECORDS_MAX), BATCH_BYTES_MAX)
+            except SegmentVanished as error:
+                if window.mark + 1 >= error.segment.first:
+                    stream.held.forget(error.segment)
+                return
+            if not records:
+                return
+            sendable = [readable(record) for record in records] if stream.is_suspect else records
+            message = encode_batch(self._publisher, stream.held.epoch, window.next, sendable, stream.held.left_behind)
+            self._socket.send(EXCHANGE_TOPIC + self._publisher, message)
+            window.sent(len(records), now)
+
+    def _greet(self, now: float) -> None:
+        held = tuple(
+            HeldEpoch(epoch=epoch, first=stream.held.first, last=stream.held.last)
+            for epoch, stream in self._streams.items()
+        )
+        self._socket.publish(HELLO_TOPIC + self._publisher, PublisherGreeted(publisher=self._publisher, epochs=held))
+        for stream in self._streams.values():
+            if stream.window.go_back_if_stalled(now):
+                stream.is_suspect = True
+            self._send(stream, now)
+
+    async def _tick(self) -> None:
+        while True:
+            self._journal.retry()
+            self._tell()
+            self._greet(time.monotonic())
+            await asyncio.sleep(_HELLO_S)
+
+    def _tell(self) -> None:
+        problem, dropped = self._journal.problem, self._journal.dropped
+        if (problem, dropped) == self._told:
+            return
+        if problem is None:
+            self._notices.info("journal.recovered", records_dropped=dropped)
+        else:
+            waiting = self._journal.waiting
+            self._notices.warning("journal.failed", problem=problem, records_waiting=waiting, records_dropped=dropped)
+        self._told = (problem, dropped)
+
+    # Hearing.
+
+    async def _hear_marks(self) -> None:
+        async for _, members in self._marks:
+            self._take_marks(members)
+
+    def _take_marks(self, members: Mapping[str, object]) -> None:
+        try:
+            marked = decode(CommitMarked, members)
+        except EventInvalid:
+            return
+        now = time.monotonic()
+        self._heard_at = now
+        for epoch, mark in marked.marks.items():
+            stream = self._streams.get(epoch)
+            if stream is None:
+                continue
+            if mark > stream.window.mark:
+                stream.is_suspect = False
+            stream.window.marked(mark, now)
+            self._send(stream, now)
+        self._journal.cover(self._live.window.mark)
+
+    # Earlier epochs.
+
+    async def _scan_past(self) -> None:
+        loop = asyncio.get_running_loop()
+        for past in self._unscanned:
+            if past.covered_at_unix_s is None:
+                await loop.run_in_executor(self._syncer, past.scan)
+            if past.is_empty:
+                self._journal.delete_past(past)
+            else:
+                self._open_streams(past)
+        self._unscanned.clear()
+
+    async def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_EXPIRE_S)
+            now_unix_s = time.time()
+            for past in list(self._journal.past):
+                streams = [self._streams[each] for each in self._epochs_of(past) if each in self._streams]
+                if not all(stream.window.is_settled for stream in streams):
+                    past.covered_at_unix_s = None
+                    if past.needs_scan:  # a mark went backwards
+                        await loop.run_in_executor(self._syncer, past.scan)
+                        self._open_streams(past)
+                elif streams and past.covered_at_unix_s is None:
+                    past.note_covered(now_unix_s)
+            self._journal.expire(self._live.window.mark, now_unix_s)
+            kept = {each for past in self._journal.past for each in self._epochs_of(past)} | {self._journal.epoch}
+            self._streams = {epoch: stream for epoch, stream in self._streams.items() if epoch in kept}
+
+    @staticmethod
+    def _epochs_of(past: PastEpoch) -> tuple[str, str]:
+        return past.epoch, past.unfinished.epoch
+
+    def _open_streams(self, past: PastEpoch) -> None:
+        is_covered = past.covered_at_unix_s is not None
+        for held in (past, past.unfinished):
+            if held.last >= held.first:
+                self._streams[held.epoch] = _Stream(held, is_covered=is_covered)
+
+    async def _sync(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SYNC_S)
+            unsynced = self._journal.take_unsynced()
+            if unsynced != ([], -1):
+                await loop.run_in_executor(self._syncer, Journal.sync, unsynced)

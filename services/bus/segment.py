@@ -1,0 +1,120 @@
+"""
+The format of a journal segment: entries to bytes, and bytes in any split back to entries.
+
+    length u32 · crc32 u32 · sequence u64 · body             little-endian; the sum covers sequence and body
+    body = kind u8 · id length u8 · exchange id · { part length u32 · part }
+
+Whatever belongs together is one entry under one sum, so that a torn write loses all of it or nothing: the records of
+an exchange never stand without the end of its draft. Reading stops for good at the first entry that is not whole.
+"""
+
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+from zlib import crc32
+
+_HEAD = struct.Struct("<II")
+_SEQUENCE = struct.Struct("<Q")
+_BODY_HEAD = struct.Struct("<QBB")  # sequence, kind, id length
+_LENGTH = struct.Struct("<I")
+_HEAD_BYTES = _HEAD.size + _SEQUENCE.size
+# One entry holds what one exchange ended with; a WebSocket reports as it goes. Past this it is damage, not data.
+ENTRY_BYTES_MAX = 16 * 1024 * 1024
+EXCHANGE_ID_BYTES_MAX = 255
+
+
+class EntryKind(IntEnum):
+    """What an entry says."""
+
+    HEADER = 1  # of a segment: sequence is the first that it may hold; part 0 says whose it is
+    STARTED = 2  # an exchange began; part 0 is the record that stands if nothing more is written
+    PROGRESSED = 3  # part 0 is a JSON object whose members replace those of the draft
+    FINISHED = 4  # each part is a record, the first numbered `sequence`; the draft is void
+
+
+class Entry(NamedTuple):
+    """One entry; `sequence` is 0 for the kinds that have none."""
+
+    kind: EntryKind
+    sequence: int
+    exchange_id: bytes
+    parts: tuple[bytes, ...]
+
+
+def encode_entry(kind: EntryKind, sequence: int, exchange_id: bytes, parts: Sequence[bytes]) -> bytes:
+    """Write one entry; the exchange id has at most `EXCHANGE_ID_BYTES_MAX` bytes."""
+    pieces = [_BODY_HEAD.pack(sequence, kind, len(exchange_id)), exchange_id]
+    for part in parts:
+        pieces.append(_LENGTH.pack(len(part)))
+        pieces.append(part)
+    summed = b"".join(pieces)
+    return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
+
+
+class SegmentReader:
+    """
+    Takes the bytes of one segment in any split, returns whole entries.
+
+    Attributes:
+        position: Where the last whole entry ended.
+        damage: Why reading stopped for good; None while all is well. A segment that merely ends early is not damaged:
+            its last entry may still be on the way.
+    """
+
+    __slots__ = ("_buffer", "damage", "position")
+
+    def __init__(self, position: int = 0) -> None:
+        self._buffer = b""
+        self.position = position
+        self.damage: str | None = None
+
+    def feed(self, data: bytes) -> list[Entry]:
+        """Return the entries that are whole now."""
+        buffer = self._buffer + data if self._buffer else data
+        entries: list[Entry] = []
+        offset = 0
+        while self.damage is None and len(buffer) - offset >= _HEAD_BYTES:
+            length, expected_sum = _HEAD.unpack_from(buffer, offset)
+            if length > ENTRY_BYTES_MAX:
+                self.damage = f"entry of {length} bytes exceeds {ENTRY_BYTES_MAX}"
+                break
+            end = offset + _HEAD_BYTES + length
+            if end > len(buffer):
+                break
+            summed = buffer[offset + _HEAD.size : end]
+            entry = _entry_from(summed) if crc32(summed) == expected_sum else None
+            if entry is None:
+                self.damage = f"entry at {self.position} does not match its sum"
+                break
+            entries.append(entry)
+            self.position += end - offset
+            offset = end
+        self._buffer = b"" if self.damage else buffer[offset:]
+        return entries
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes taken that are not yet a whole entry."""
+        return len(self._buffer)
+
+
+def _entry_from(summed: bytes) -> Entry | None:
+    body = _SEQUENCE.size
+    if len(summed) < body + 2 or summed[body] not in EntryKind._value2member_map_:
+        return None
+    offset = body + 2 + summed[body + 1]
+    exchange_id = summed[body + 2 : offset]
+    parts: list[bytes] = []
+    while offset < len(summed):
+        if len(summed) - offset < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(summed, offset)
+        offset += _LENGTH.size + length
+        parts.append(summed[offset - length : offset])
+    # A part that claims more than there is ends past the entry.
+    return (
+        Entry(EntryKind(summed[body]), _SEQUENCE.unpack_from(summed)[0], exchange_id, tuple(parts))
+        if (offset == len(summed))
+        else None
+    )

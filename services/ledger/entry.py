@@ -1,0 +1,187 @@
+"""
+One record on its way into the ledger: what arrives, checked and made ready for a row.
+
+Times become microseconds since 1970; everything that is added up is within bounds that no sum of SQLite overflows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeAlias
+
+import orjson
+
+from services.events.codec import encode
+from services.events.exchange import ExchangeCounted, UsageRecorded
+
+# A trillion tokens in one response: past it a number is damage, and nine million of them fit a signed 64-bit sum.
+COUNT_MAX = 10**12
+_USAGE_HEAD = b'{"schema":"%b",' % UsageRecorded.SCHEMA.encode()
+# `at` of a record: what the calendar of `periods` covers.
+_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
+_AT_MAX = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+class EntryInvalid(Exception):
+    """A record that cannot become a row; the message says why, without content."""
+
+
+class Source(NamedTuple):
+    """One life of one publisher."""
+
+    publisher: str
+    epoch: str
+
+
+class Series(NamedTuple):
+    """What records are grouped by."""
+
+    provider: str
+    model: str | None
+    label: str | None
+    uid: int | None
+    outcome: str
+
+
+class ExchangeSeries(NamedTuple):
+    """What exchanges without usage are grouped by; `status_class` is 2 for 200 to 299, None without an answer."""
+
+    host: str
+    endpoint: str
+    status_class: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageEntry:
+    """
+    A usage record as a row.
+
+    Attributes:
+        body: The JSON of the record, without schema and number.
+    """
+
+    at_unix_us: int
+    series: Series
+    usage: Mapping[str, int | float]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeEntry:
+    """An exchange that is only counted."""
+
+    at_unix_us: int
+    series: ExchangeSeries
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedEntry:
+    """A record that could not be read: what it said is not kept, that it came is."""
+
+    reason: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapEntry:
+    """Records up to this one that their publisher no longer holds: they were never committed here and never will be."""
+
+    reason: str
+
+
+Entry: TypeAlias = UsageEntry | ExchangeEntry | RefusedEntry | GapEntry
+
+
+class Superseding(NamedTuple):
+    """An exchange that makes an arrival superfluous if a source has a record of it beyond a number."""
+
+    source: Source
+    after: int
+    exchange_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """
+    An entry and its place in its source's numbering.
+
+    Attributes:
+        unless: The record was derived from what a dead process left unfinished; it is dropped when the ledger has the
+            finished one, which the journal lost in a power cut after it had been committed.
+    """
+
+    source: Source
+    seq: int
+    entry: Entry
+    unless: Superseding | None = None
+
+
+def usage_entry(record: UsageRecorded) -> UsageEntry:
+    """
+    Make a usage record ready.
+
+    Raises:
+        EntryInvalid: No time, or a count beyond `COUNT_MAX`.
+    """
+    for name, count in record.usage.items():
+        if not -COUNT_MAX <= count <= COUNT_MAX:
+            raise EntryInvalid(f"count {name:.40} exceeds {COUNT_MAX}")
+    if record.client.uid is not None and not 0 <= record.client.uid < 1 << 32:
+        raise EntryInvalid("client.uid is no user id")
+    return UsageEntry(
+        at_unix_us=_unix_us(record.at),
+        series=Series(
+            provider=record.provider,
+            model=record.model or None,
+            label=record.client.label or None,
+            uid=record.client.uid,
+            outcome=record.outcome.value,
+        ),
+        usage=record.usage,
+        body=b"{" + encode(record)[len(_USAGE_HEAD) :],
+    )
+
+
+def exchange_entry(record: ExchangeCounted) -> ExchangeEntry:
+    """
+    Make a counted exchange ready.
+
+    Raises:
+        EntryInvalid: No time, or bytes beyond `COUNT_MAX`.
+    """
+    if not (0 <= record.bytes.up <= COUNT_MAX and 0 <= record.bytes.down <= COUNT_MAX):
+        raise EntryInvalid(f"bytes exceed {COUNT_MAX}")
+    status = record.http_status
+    if status is not None and not 0 <= status <= 999:
+        raise EntryInvalid("http_status is none")
+    return ExchangeEntry(
+        at_unix_us=_unix_us(record.at),
+        series=ExchangeSeries(
+            host=record.host, endpoint=record.endpoint, status_class=None if status is None else status // 100
+        ),
+        bytes_up=record.bytes.up,
+        bytes_down=record.bytes.down,
+    )
+
+
+def message_from(seq: int, body: bytes) -> bytes:
+    """Return the record as the topic carries it: schema, number, then the rest."""
+    return b'%b"seq":%d,%b' % (_USAGE_HEAD, seq, body[1:])
+
+
+def members_from(seq: int, body: bytes) -> dict[str, object]:
+    """Return the record as the API shows it."""
+    return {"schema": UsageRecorded.SCHEMA, "seq": seq, **orjson.loads(body)}
+
+
+def _unix_us(text: str) -> int:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise EntryInvalid("at is no time") from error
+    if at.tzinfo is None or not _AT_MIN <= at < _AT_MAX:
+        raise EntryInvalid("at has no offset, or is not of this age")
+    since_1970 = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since_1970.days * 86_400 + since_1970.seconds) * 1_000_000 + since_1970.microseconds

@@ -1,0 +1,78 @@
+"""
+What is asked of the database, as statements: sums of a window, exchanges, records in order.
+
+Knows the tables (services.ledger.schema), not the database: `store` lends it a way to run statements.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from services.ledger.entry import ExchangeSeries, Series, members_from
+from services.ledger.periods import HOUR_US, Level, Span, cover
+from services.ledger.report import ExchangeRow, SumRow
+from services.ledger.rollups import Sum, add_up_at
+
+
+class Snapshot:
+    """
+    Questions to one state of the database.
+
+    Args:
+        execute: Runs one statement with its values, inside a read transaction.
+    """
+
+    def __init__(self, execute: Callable[[str, Sequence[object]], Iterable[tuple[Any, ...]]]) -> None:
+        self._execute = execute
+
+    def sums(self, spans: Sequence[Span], *, by_period: bool, rows_as: Level = Level.HOUR) -> list[SumRow]:
+        """
+        Return the sums of a window that was cut into spans, per period or over all.
+
+        Args:
+            rows_as: The periods that single rows are added up to.
+        """
+        found = self._execute("SELECT id, provider, model, label, uid, outcome FROM series", ())
+        series = {n: Series(*key) for n, *key in found}
+        names: dict[int, str] = dict(self._execute("SELECT id, name FROM measure", ()))
+        rows: list[SumRow] = []
+        for span in spans:
+            if span.level is Level.ROW:
+                rows += self._sums_of_rows(span, series, rows_as)
+                continue
+            period = "period" if by_period else "NULL"
+            sums = self._execute(
+                f"SELECT {period}, series, measure, sum(total), sum(reported) FROM rollup"
+                " WHERE level = ? AND period >= ? AND period < ? GROUP BY 1, 2, 3",
+                span,
+            )
+            rows += [SumRow(span.level, p, series[s], names[m], Sum(total, n)) for p, s, m, total, n in sums]
+        return rows
+
+    def _sums_of_rows(self, span: Span, series: dict[int, Series], level: Level) -> list[SumRow]:
+        found = self._execute(
+            "SELECT at_unix_us, series, counts FROM usage WHERE at_unix_us >= ? AND at_unix_us < ?", span[1:]
+        )
+        sums = add_up_at(level, ((at, series[n], orjson.loads(counts)) for at, n, counts in found))
+        return [SumRow(level, period, each, measure, value) for (period, each, measure), value in sums.items()]
+
+    def exchanges(self, since_us: int, until_us: int) -> list[ExchangeRow]:
+        """Return the exchanges of a window, which is widened to whole hours: no rows of them are kept."""
+        spans = cover(since_us // HOUR_US * HOUR_US, -(-until_us // HOUR_US) * HOUR_US)
+        sums: dict[int, tuple[int, int, int]] = {}
+        for span in spans:
+            for n, *values in self._execute(
+                "SELECT series, sum(exchanges), sum(bytes_up), sum(bytes_down) FROM exchange_rollup"
+                " WHERE level = ? AND period >= ? AND period < ? GROUP BY series",
+                span,
+            ):
+                count, up, down = sums.get(n, (0, 0, 0))
+                sums[n] = (count + values[0], up + values[1], down + values[2])
+        series = self._execute("SELECT id, host, endpoint, status_class FROM exchange_series", ())
+        return [ExchangeRow(ExchangeSeries(*key), *sums[n]) for n, *key in series if n in sums]
+
+    def events(self, after: int, limit: int) -> list[dict[str, object]]:
+        """Return records in order."""
+        found = self._execute("SELECT seq, body FROM usage WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+        return [members_from(seq, body.encode()) for seq, body in found]

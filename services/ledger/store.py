@@ -1,0 +1,411 @@
+"""
+SQLite: the ledger on disk, written by one process (`LedgerStore`) and read by any (`LedgerReader`).
+
+WAL mode, so that readers never wait for the writer nor the writer for them; `synchronous=FULL`, so that what was
+committed survives a power cut. Both block: a service calls them on a thread.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from services.ledger.completions import completions_page, page_from
+from services.ledger.entry import (
+    Arrival,
+    ExchangeEntry,
+    ExchangeSeries,
+    GapEntry,
+    RefusedEntry,
+    Series,
+    Source,
+    Superseding,
+    UsageEntry,
+    message_from,
+)
+from services.ledger.periods import Level, cover
+from services.ledger.report import Window, usage_report
+from services.ledger.rollups import add_up, add_up_exchanges
+from services.ledger.schema import MIGRATIONS, VERSION
+from services.ledger.snapshot import Snapshot
+from services.ledger.window import LedgerQueryInvalid, groups_from, window_from
+
+EVENTS_SCHEMA = "wiremeter.usage-events/1"
+EVENTS_MAX = 1000
+# Only we write. Whoever else holds the lock (someone at the sqlite3 prompt) gets this long to finish.
+_BUSY_TIMEOUT_S = 2.0
+
+
+class LedgerUnusable(Exception):
+    """The ledger cannot be opened, read or written; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A record that is committed: what its topic is made of, and the message."""
+
+    seq: int
+    provider: str
+    model: str | None
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """
+    What one transaction did.
+
+    Attributes:
+        published: The usage records, in the order of their numbers.
+        cursors: For each source that was in it, the number up to which everything is committed.
+        taken: Arrivals that are in the ledger now; the others were not next in line.
+    """
+
+    published: tuple[Published, ...]
+    cursors: dict[Source, int]
+    taken: int
+
+
+class LedgerStore:
+    """
+    The writer. After `LedgerUnusable` it is closed: open another.
+
+    Use it on one thread at a time.
+
+    Attributes:
+        cursors: For every source, the number up to which its records are committed.
+        last_seq: The ledger's own number of the last record.
+
+    Raises:
+        LedgerUnusable: Not a ledger, made by a newer version, not writable.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        try:
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=64
+            )
+        except sqlite3.Error as error:
+            raise LedgerUnusable(f"{path} cannot be opened: {error}") from error
+        try:
+            self._prepare()
+            self._load()
+        except sqlite3.Error as error:
+            self.close()
+            raise LedgerUnusable(f"{path} cannot be used: {error}") from error
+        except LedgerUnusable:
+            self.close()
+            raise
+
+    def commit(self, arrivals: Sequence[Arrival]) -> Commit:
+        """
+        Commit arrivals in one transaction: rows, sums and cursors, all or nothing.
+
+        An arrival that is not the next of its source is ignored: it is here already, or comes again in its turn.
+
+        Raises:
+            LedgerUnusable: Nothing was committed, or (a failure at the very end) it is not known whether it was; the
+                next store finds out. This one is closed.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            commit = self._write(arrivals)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self.close()
+            raise LedgerUnusable(str(error)) from error
+        return commit
+
+    def close(self) -> None:
+        """Close the database; what is not committed is rolled back."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    # Opening.
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
+        (version,) = execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise LedgerUnusable(f"the ledger has version {version}, this program knows {VERSION}")
+        execute("PRAGMA journal_mode=WAL")
+        execute("PRAGMA synchronous=FULL")
+        execute("PRAGMA foreign_keys=OFF")  # the writer makes the keys; checking each costs more than the insert
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            # A comment holds a semicolon sooner or later; complete_statement knows.
+            execute("BEGIN IMMEDIATE")
+            for statement in _statements(script):
+                execute(statement)
+            execute(f"PRAGMA user_version={number}")
+            execute("COMMIT")
+
+    def _load(self) -> None:
+        execute = self._connection.execute
+        self._sources = {Source(p, e): n for n, p, e in execute("SELECT id, publisher, epoch FROM source")}
+        self.cursors = {Source(p, e): n for p, e, n in execute("SELECT publisher, epoch, cursor FROM source")}
+        rows = execute("SELECT id, provider, model, label, uid, outcome FROM series")
+        self._series = {Series(*key): n for n, *key in rows}
+        rows = execute("SELECT id, host, endpoint, status_class FROM exchange_series")
+        self._exchange_series = {ExchangeSeries(*key): n for n, *key in rows}
+        self._measures = {name: n for n, name in execute("SELECT id, name FROM measure")}
+        self.last_seq: int = execute("SELECT ifnull(max(seq), 0) FROM usage").fetchone()[0]
+
+    # Writing.
+
+    def _write(self, arrivals: Sequence[Arrival]) -> Commit:
+        taken: list[Arrival] = []
+        touched: dict[Source, int] = {}
+        for arrival in arrivals:
+            cursor = self.cursors.get(arrival.source, 0)
+            is_next = arrival.seq == cursor + 1 or (isinstance(arrival.entry, GapEntry) and arrival.seq > cursor)
+            if is_next:
+                if arrival.unless is None or not self._has_finished(arrival.unless):
+                    taken.append(arrival)
+                touched[arrival.source] = self.cursors[arrival.source] = arrival.seq
+                if isinstance(arrival.entry, RefusedEntry | GapEntry):
+                    self._refuse(arrival, arrival.seq - cursor)
+        published = self._add_usage([each for each in taken if isinstance(each.entry, UsageEntry)])
+        self._add_exchanges([each.entry for each in taken if isinstance(each.entry, ExchangeEntry)])
+        self._connection.executemany(
+            "UPDATE source SET cursor = ? WHERE id = ?",
+            [(cursor, self._source_id(source)) for source, cursor in touched.items()],
+        )
+        return Commit(published=published, cursors=touched, taken=len(taken))
+
+    def _has_finished(self, superseding: Superseding) -> bool:
+        source = self._sources.get(superseding.source)
+        # Without a power cut there is no row to look at.
+        found = self._connection.execute(
+            "SELECT 1 FROM usage WHERE source = ? AND source_seq > ? AND json_extract(body, '$.exchange_id') = ?",
+            (source, superseding.after, superseding.exchange_id),
+        )
+        return found.fetchone() is not None
+
+    def _add_usage(self, arrivals: Sequence[Arrival]) -> tuple[Published, ...]:
+        rows: list[tuple[object, ...]] = []
+        published: list[Published] = []
+        entries = [each.entry for each in arrivals if isinstance(each.entry, UsageEntry)]
+        for arrival, entry in zip(arrivals, entries, strict=True):
+            self.last_seq += 1
+            series = self._series_id(entry.series)
+            counts = orjson.dumps(entry.usage).decode()
+            source = self._source_id(arrival.source)
+            rows.append((self.last_seq, source, arrival.seq, entry.at_unix_us, series, counts, entry.body.decode()))
+            message = message_from(self.last_seq, entry.body)
+            published.append(
+                Published(seq=self.last_seq, provider=entry.series.provider, model=entry.series.model, message=message)
+            )
+        self._connection.executemany("INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        sums = add_up((entry.at_unix_us, entry.series, entry.usage) for entry in entries)
+        self._connection.executemany(
+            "INSERT INTO rollup VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET total = total + excluded.total, reported = reported + excluded.reported",
+            [
+                (level, period, self._series_id(series), self._measure_id(measure), value.total, value.reported)
+                for (level, period, series, measure), value in sums.items()
+            ],
+        )
+        return tuple(published)
+
+    def _add_exchanges(self, entries: Iterable[ExchangeEntry]) -> None:
+        self._connection.executemany(
+            "INSERT INTO exchange_rollup VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET exchanges = exchanges + excluded.exchanges, bytes_up = bytes_up + excluded.bytes_up,"
+            " bytes_down = bytes_down + excluded.bytes_down",
+            [
+                (level, period, self._exchange_series_id(series), *value)
+                for (level, period, series), value in add_up_exchanges(entries).items()
+            ],
+        )
+
+    def _refuse(self, arrival: Arrival, records: int) -> None:
+        entry = arrival.entry
+        assert isinstance(entry, RefusedEntry | GapEntry)
+        size_bytes = entry.size_bytes if isinstance(entry, RefusedEntry) else 0
+        now_us = int(self._clock() * 1_000_000)
+        source = self._source_id(arrival.source)
+        self._connection.execute(
+            "INSERT INTO refused VALUES (?, ?, ?, ?, ?, ?)",
+            (source, arrival.seq, now_us, records, entry.reason[:500], size_bytes),
+        )
+
+    def _source_id(self, source: Source) -> int:
+        return self._id(self._sources, source, "INSERT INTO source (publisher, epoch, cursor) VALUES (?, ?, 0)", source)
+
+    def _series_id(self, series: Series) -> int:
+        insert = "INSERT INTO series (provider, model, label, uid, outcome) VALUES (?, ?, ?, ?, ?)"
+        return self._id(self._series, series, insert, series)
+
+    def _exchange_series_id(self, series: ExchangeSeries) -> int:
+        insert = "INSERT INTO exchange_series (host, endpoint, status_class) VALUES (?, ?, ?)"
+        return self._id(self._exchange_series, series, insert, series)
+
+    def _measure_id(self, name: str) -> int:
+        return self._id(self._measures, name, "INSERT INTO measure (name) VALUES (?)", (name,))
+
+    def _id(self, known: dict[Any, int], key: object, insert: str, values: Sequence[object]) -> int:
+        found = known.get(key)
+        if found is None:
+            # Known before it is committed: a transaction that fails ends this store, and this dictionary with it.
+            found = known[key] = self._connection.execute(insert, values).lastrowid or 0
+        return found
+
+
+class LedgerReader:
+    """
+    The ledger for those who only ask. Threads may share one.
+
+    The file is opened at the first question and again when it has been replaced; while there is none, or one without
+    tables yet, every answer is empty.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+
+    def report(
+        self,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        group_by: Sequence[str] = (),
+    ) -> dict[str, object]:
+        """
+        Return the usage report (docs/events.md), `wiremeter.usage-report/1`.
+
+        Args:
+            since: Begin of the window: a time, text (`24h`, a date, RFC 3339), or None for everything.
+            until: Its end, excluded.
+            group_by: Any of `services.ledger.window.GROUPS`, beside model and client.
+
+        Raises:
+            LedgerQueryInvalid: A bound or a group that there is not.
+            LedgerUnusable: The ledger cannot be read.
+        """
+        now_us = int(self._clock() * 1_000_000)
+        groups = groups_from(group_by)
+        since_us, until_us = window_from(since, until, datetime.fromtimestamp(now_us / 1_000_000, UTC))
+        coarsest = Level.HOUR if "hour" in groups else Level.DAY if "day" in groups else Level.MONTH
+        spans = cover(since_us, until_us, coarsest)
+        by_period = coarsest is not Level.MONTH
+        rows, exchanges = self._ask(
+            lambda read: (read.sums(spans, by_period=by_period), read.exchanges(since_us, until_us)), ([], [])
+        )
+        window = Window(
+            since_us=None if since is None else since_us,
+            until_us=None if until is None else until_us,
+        )
+        return usage_report(rows, exchanges, groups, window, now_us)
+
+    def events(self, after: int = 0, limit: int = EVENTS_MAX) -> dict[str, object]:
+        """
+        Return the records with numbers above `after`, in their order, `wiremeter.usage-events/1`.
+
+        Raises:
+            LedgerQueryInvalid: A limit outside 1 to 1000, or a negative number.
+            LedgerUnusable: The ledger cannot be read.
+        """
+        if not 1 <= limit <= EVENTS_MAX:
+            raise LedgerQueryInvalid(f"limit is {limit}; 1 to {EVENTS_MAX} is allowed")
+        if not 0 <= after < 1 << 63:
+            raise LedgerQueryInvalid(f"after is {after}; the seq of a record, or 0, is allowed")
+        events = self._ask(lambda read: read.events(after, limit), [])
+        return {
+            "schema": EVENTS_SCHEMA,
+            "events": events,
+            "next_after": events[-1]["seq"] if events else after,
+        }
+
+    def completions(
+        self,
+        start: int,
+        end: int | None = None,
+        bucket_width: str = "1d",
+        *,
+        limit: int | None = None,
+        page: str | None = None,
+        group_by: Sequence[str] = (),
+    ) -> dict[str, object]:
+        """
+        Return one page in the shape of OpenAI's `GET /v1/organization/usage/completions`.
+
+        Args:
+            start, end: Unix seconds; the end is excluded, None is now.
+            bucket_width: `1m`, `1h` or `1d`.
+            limit: Buckets on the page.
+            page: `next_page` of the answer before.
+
+        Raises:
+            LedgerQueryInvalid: A value that is not allowed.
+            LedgerUnusable: The ledger cannot be read.
+        """
+        chosen = page_from(start, int(self._clock()) + 1 if end is None else end, bucket_width, limit, page)
+        spans = cover(chosen.first_us, chosen.end_us, chosen.width.level)
+        rows_as = min(chosen.width.level, Level.HOUR)
+        rows = self._ask(lambda read: read.sums(spans, by_period=True, rows_as=rows_as), [])
+        return completions_page(rows, chosen, group_by)
+
+    def close(self) -> None:
+        """Close the file; the next question opens it again."""
+        with self._lock:
+            self._forget()
+
+    def _ask(self, question: Callable[[Snapshot], Any], nothing: Any) -> Any:
+        with self._lock:
+            try:
+                connection = self._open()
+                if connection is None:
+                    return nothing
+                connection.execute("BEGIN")
+                try:
+                    return question(Snapshot(connection.execute))
+                finally:
+                    connection.execute("ROLLBACK")
+            except (sqlite3.Error, OSError) as error:
+                self._forget()
+                raise LedgerUnusable(f"{self._path} cannot be read: {error}") from error
+
+    def _open(self) -> sqlite3.Connection | None:
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError:
+            self._forget()
+            return None
+        if self._connection is None or self._file != (status.st_dev, status.st_ino):
+            self._forget()
+            uri = self._path.absolute().as_uri() + "?mode=ro"
+            self._connection = sqlite3.connect(
+                uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            self._file = (status.st_dev, status.st_ino)
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        return self._connection if version else None
+
+    def _forget(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection = self._file = None
+
+
+def _statements(script: str) -> list[str]:
+    statements: list[str] = []
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            statements.append(pending)
+            pending = ""
+    assert not pending.strip(), "a migration ends in the middle of a statement"
+    return statements

@@ -1,0 +1,119 @@
+"""From the bus to the ledger and out again, with a disk that fails in between. (tests/processes has the real kills.)"""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import orjson
+import uvloop
+
+from services.accountant.ingest import Ingest
+from services.accountant.intake import Intake
+from services.bus.addresses import EXCHANGE_TOPIC, HELLO_TOPIC, USAGE_TOPIC, Addresses
+from services.bus.journal import Journal
+from services.bus.publisher import ExchangePublisher, Publisher
+from services.bus.subscriber import Subscriber
+from services.ledger.store import LedgerReader
+from services.runtime.logs import Logs
+from tests.support.records import usage_json
+from tests.support.short_directory import run_directory
+
+__all__ = ["run_directory"]
+
+
+class Desk:
+    """An ingest, a publisher and a subscriber of the usage topic."""
+
+    def __init__(self, directory: Path) -> None:
+        self.addresses = Addresses(directory)
+        self.ledger = directory / "ledger.sqlite3"
+        self.log = io.BytesIO()
+        logs = Logs("accountant", sink=self.log)
+        self.exchanges = Subscriber(bind=[self.addresses.exchange], topics=[EXCHANGE_TOPIC, HELLO_TOPIC])
+        self.marks = Publisher(bind=[self.addresses.mark])
+        self.usage = Publisher(bind=[self.addresses.usage])
+        self.heard = Subscriber(connect=[self.addresses.usage], topics=[USAGE_TOPIC])
+        self.ingest = Ingest(
+            ledger=self.ledger,
+            intake=Intake(lambda record: record, pending_max=1000),
+            exchanges=self.exchanges,
+            marks=self.marks,
+            usage=self.usage,
+            commit_interval_s=0.001,
+            batch_records_max=10,
+            logs=logs,
+        )
+        journal = Journal.open(directory / "journal", "mitm-0")
+        self.publisher = ExchangePublisher(journal, self.addresses, logs)
+
+    async def run(self, story: Callable[["Desk"], Awaitable[None]]) -> None:
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(self.ingest.run()), tasks.create_task(self.publisher.run())]
+            await story(self)
+            for each in running:
+                each.cancel()
+        await self.publisher.close()
+        for part in (self.ingest, self.exchanges, self.marks, self.usage, self.heard):
+            part.close()
+
+    def finish(self, first: int, end: int) -> None:
+        for number in range(first, end):
+            self.publisher.finish(None, [usage_json(str(number))])
+
+    async def committed(self, count: int) -> None:
+        await self.until(lambda: self.ingest.facts()["records_committed"] == count)
+
+    @staticmethod
+    async def until(condition: Callable[[], bool]) -> None:
+        while not condition():  # noqa: ASYNC110 what is waited for happens behind sockets and on other threads
+            await asyncio.sleep(0.01)
+
+
+async def told(directory: Path, story: Callable[[Desk], Awaitable[None]]) -> None:
+    """Play one story; the parts need the loop when they are made."""
+    await Desk(directory).run(story)
+
+
+def test_what_is_published_is_committed_and_numbered(run_directory: Path) -> None:
+    """The ledger has a record before anyone hears of it; the topic names provider and model."""
+
+    async def story(desk: Desk) -> None:
+        desk.finish(1, 2)
+        await desk.committed(1)
+        desk.finish(2, 60)
+        topic, record = await anext(desk.heard)
+        while record["event_id"] != "59":
+            following = (await anext(desk.heard))[1]
+            assert following["seq"] == record["seq"] + 1  # type: ignore[operator]
+            record = following
+        assert topic == "usage.gcp_gen_ai.gemini-3-flash"
+        assert list(record)[:2] == ["schema", "seq"]
+        assert LedgerReader(desk.ledger).events(58)["events"] == [record]
+        assert desk.ingest.problem is None
+
+    uvloop.run(told(run_directory, story))
+
+
+def test_a_ledger_that_fails_is_tried_again_and_nothing_is_lost(run_directory: Path) -> None:
+    """First it cannot be opened, then it has no room; health says so until it is over."""
+
+    async def story(desk: Desk) -> None:
+        desk.ledger.mkdir()
+        desk.finish(1, 20)
+        await desk.until(lambda: "unable to open" in str(desk.ingest.problem))
+        desk.ledger.rmdir()
+        await desk.committed(19)
+        store = desk.ingest._store
+        assert store is not None
+        store._connection.execute("PRAGMA max_page_count=20")
+        desk.finish(20, 300)
+        await desk.until(lambda: "full" in str(desk.ingest.problem))
+        await desk.committed(299)
+        assert desk.ingest.problem is None
+        numbers = [event["event_id"] for event in LedgerReader(desk.ledger).events()["events"]]  # type: ignore[attr-defined]
+        assert numbers == [str(number) for number in range(1, 300)]
+        failed = [orjson.loads(line) for line in desk.log.getvalue().splitlines() if b"ledger.failed" in line]
+        assert [line["level"] for line in failed] == ["error"] * len(failed)
+
+    uvloop.run(told(run_directory, story))

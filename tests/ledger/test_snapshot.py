@@ -1,0 +1,102 @@
+"""Sums of roll-ups are sums of rows, for any window."""
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.events.exchange import Client
+from services.events.usage import Outcome
+from services.ledger.entry import Arrival, Source, exchange_entry, usage_entry
+from services.ledger.periods import HOUR_US
+from services.ledger.rollups import measures
+from services.ledger.store import LedgerReader, LedgerStore
+from services.ledger.window import text_from
+from tests.support.records import exchange_record, usage_record
+
+# Forty days around a change of month; many on the borders of hours and days.
+FIRST_US = int(datetime(2026, 1, 15, tzinfo=UTC).timestamp()) * 1_000_000
+MOMENTS = (
+    st.integers(0, 40 * 24 * HOUR_US)
+    | st.integers(0, 40 * 24).map(lambda hour: hour * HOUR_US)
+    | st.integers(0, 40).map(lambda day: day * 24 * HOUR_US)
+).map(lambda offset: FIRST_US + offset)
+RECORDS = st.lists(
+    st.tuples(
+        MOMENTS,
+        st.sampled_from(["a", "b", None]),
+        st.sampled_from([None, "label"]),
+        st.sampled_from(Outcome),
+        st.dictionaries(st.sampled_from(["input_tokens", "output_tokens", "consumed_credits"]), st.integers(0, 99)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(RECORDS, MOMENTS, MOMENTS, st.sampled_from([(), ("hour",), ("day",)]))
+def test_a_report_has_the_sums_of_the_rows_in_its_window(
+    tmp_path_factory: pytest.TempPathFactory,
+    records: list[tuple[int, str | None, str | None, Outcome, dict[str, int]]],
+    one: int,
+    other: int,
+    group_by: tuple[str, ...],
+) -> None:
+    """Cut at any microsecond; in total, by model, and by hour or day."""
+    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite3"
+    store = LedgerStore(path)
+    arrivals = [
+        Arrival(
+            source=Source("mitm-0", "e"),
+            seq=number,
+            entry=usage_entry(
+                usage_record(
+                    str(number),
+                    at=text_from(at),
+                    model=model,
+                    client=Client(label=label),
+                    outcome=outcome,
+                    usage=usage,
+                )
+            ),
+        )
+        for number, (at, model, label, outcome, usage) in enumerate(records, 1)
+    ]
+    for cut in range(0, len(arrivals), 7):
+        store.commit(arrivals[cut : cut + 7])
+    store.close()
+    since, until = sorted((one, other))
+    expected: defaultdict[str | None, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for at, model, _, outcome, usage in records:
+        if since <= at < until:
+            for measure, value in measures(outcome, usage):
+                expected[model][measure] += int(value)
+    report = LedgerReader(path).report(text_from(since), text_from(until), group_by)
+    found = {
+        each["model"]: {
+            **each["usage"],
+            "#responses": each["requests"],
+            "#bounds": each["bounds"],
+            "#unknown": each["unknown"],
+        }
+        for each in report["by_model"]  # type: ignore[attr-defined]
+    }
+    assert found == {model: {"#bounds": 0, "#unknown": 0, **sums} for model, sums in expected.items()}
+    whole = sum(sums["#responses"] for sums in expected.values())
+    for part in ("by_client", *(f"by_{name}" for name in group_by)):
+        assert sum(each["requests"] for each in report[part]) == whole  # type: ignore[attr-defined]
+
+
+def test_exchanges_are_reported_for_whole_hours(tmp_path: Path) -> None:
+    """No rows of them are kept, so a window inside an hour shows the hour."""
+    store = LedgerStore(tmp_path / "ledger.sqlite3")
+    records = [exchange_record(at=f"2026-11-23T{hour}:30:00Z") for hour in (10, 11, 12, 13)]
+    source = Source("mitm-0", "e")
+    store.commit([Arrival(source=source, seq=n, entry=exchange_entry(each)) for n, each in enumerate(records, 1)])
+    store.close()
+    report = LedgerReader(tmp_path / "ledger.sqlite3").report("2026-11-23T11:50:00Z", "2026-11-23T12:10:00Z")
+    assert [each["exchanges"] for each in report["endpoints"]] == [2]  # type: ignore[attr-defined]
+    assert report["totals"]["requests"] == 0  # type: ignore[index]

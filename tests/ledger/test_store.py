@@ -1,0 +1,277 @@
+"""The ledger: one transaction for rows, sums and cursors; readers that survive everything."""
+
+import os
+import shutil
+import sqlite3
+import stat
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import orjson
+import pytest
+
+from services.events.usage import Outcome
+from services.ledger.entry import Arrival, GapEntry, RefusedEntry, Source, Superseding, exchange_entry, usage_entry
+from services.ledger.store import LedgerReader, LedgerStore, LedgerUnusable
+from services.ledger.window import LedgerQueryInvalid
+from tests.support.records import exchange_record, usage_record
+
+ONE, TWO = Source("mitm-0", "1" * 32), Source("mitm-1", "2" * 32)
+NOW = 1_795_455_700.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite3"
+
+
+def arrivals(source: Source, first: int, end: int) -> list[Arrival]:
+    return [
+        Arrival(source=source, seq=seq, entry=usage_entry(usage_record(f"{source.publisher}:{seq}")))
+        for seq in range(first, end)
+    ]
+
+
+def ids(reader: LedgerReader, after: int = 0) -> list[object]:
+    return [event["event_id"] for event in reader.events(after)["events"]]  # type: ignore[attr-defined]
+
+
+def query(path: Path, statement: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def test_records_get_numbers_without_gaps_and_are_published_with_them(path: Path) -> None:
+    """Over batches, publishers and lives of the ledger."""
+    store = LedgerStore(path)
+    first = store.commit(arrivals(ONE, 1, 3) + arrivals(TWO, 1, 2))
+    assert [each.seq for each in first.published] == [1, 2, 3]
+    assert first.cursors == {ONE: 2, TWO: 1}
+    assert orjson.loads(first.published[2].message)["event_id"] == "mitm-1:1"
+    assert (first.published[0].provider, first.published[0].model) == ("gcp.gen_ai", "gemini-3-flash")
+    store.close()
+    store = LedgerStore(path)
+    assert store.cursors == {ONE: 2, TWO: 1}
+    assert [each.seq for each in store.commit(arrivals(ONE, 3, 5)).published] == [4, 5]
+    store.close()
+
+
+def test_only_the_next_record_of_a_source_is_taken(path: Path) -> None:
+    """What was there before, and what comes too early, is ignored without a trace."""
+    store = LedgerStore(path)
+    store.commit(arrivals(ONE, 1, 4))
+    commit = store.commit(arrivals(ONE, 2, 5) + arrivals(ONE, 7, 9) + arrivals(TWO, 2, 3))
+    assert [each.seq for each in commit.published] == [4]
+    assert commit.cursors == {ONE: 4}
+    assert commit.taken == 1
+    store.close()
+    assert ids(LedgerReader(path)) == [f"mitm-0:{seq}" for seq in range(1, 5)]
+
+
+def test_a_record_that_was_refused_holds_its_place(path: Path) -> None:
+    """Its reason and size are kept, its content is not; the stream goes on."""
+    store = LedgerStore(path, clock=lambda: NOW)
+    refused = Arrival(source=ONE, seq=1, entry=RefusedEntry(reason="no time", size_bytes=7))
+    store.commit([refused, *arrivals(ONE, 2, 3)])
+    store.close()
+    assert query(path, "SELECT source_seq, at_unix_us, records, reason, size_bytes FROM refused") == [
+        (1, int(NOW * 1e6), 1, "no time", 7)
+    ]
+    assert ids(LedgerReader(path)) == ["mitm-0:2"]
+
+
+def test_what_a_publisher_no_longer_has_is_passed_over(path: Path) -> None:
+    """Noted with the number of records; never twice."""
+    store = LedgerStore(path)
+    gap = Arrival(source=ONE, seq=10, entry=GapEntry(reason="gone"))
+    assert store.commit([gap, *arrivals(ONE, 11, 12)]).cursors == {ONE: 11}
+    assert store.commit([gap]).cursors == {}
+    store.close()
+    assert query(path, "SELECT source_seq, records FROM refused") == [(10, 10)]
+
+
+def test_an_unfinished_exchange_is_dropped_when_its_finished_record_is_there(path: Path) -> None:
+    """The journal lost that record in a power cut, after it was committed."""
+    store = LedgerStore(path)
+    store.commit(arrivals(ONE, 1, 6))
+    left = Source("mitm-0", "9" * 32)
+
+    def derived(seq: int, of: int) -> Arrival:
+        exchange_id = f"exchange-mitm-0:{of}"
+        entry = usage_entry(usage_record(f"left:{seq}", exchange_id=exchange_id, outcome=Outcome.TRUNCATED))
+        unless = Superseding(source=ONE, after=3, exchange_id=exchange_id)
+        return Arrival(source=left, seq=seq, entry=entry, unless=unless)
+
+    commit = store.commit([derived(1, 5), derived(2, 99), derived(3, 2)])
+    assert commit.cursors == {left: 3}
+    store.close()
+    assert ids(LedgerReader(path), 5) == ["left:2", "left:3"]
+
+
+def test_a_commit_is_whole_or_nothing(path: Path) -> None:
+    """A disk that is full in the middle: rows, sums and cursors are as before; a new store goes on."""
+    store = LedgerStore(path)
+    store.commit(arrivals(ONE, 1, 10))
+    (pages,) = query(path, "PRAGMA page_count")[0]
+    store._connection.execute(f"PRAGMA max_page_count={pages + 3}")  # type: ignore[operator]
+    with pytest.raises(LedgerUnusable, match="full"):
+        store.commit(arrivals(ONE, 10, 500))
+    store = LedgerStore(path)
+    assert store.cursors == {ONE: 9}
+    assert store.last_seq == 9
+    store.commit(arrivals(ONE, 10, 12))
+    store.close()
+    assert LedgerReader(path).report()["totals"]["requests"] == 11  # type: ignore[index]
+
+
+def test_a_locked_ledger_is_unusable_for_the_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Someone else writes to it: nothing is committed, later it is."""
+    monkeypatch.setattr("services.ledger.store._BUSY_TIMEOUT_S", 0.05)
+    store = LedgerStore(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerUnusable, match="locked"):
+            store.commit(arrivals(ONE, 1, 2))
+    store = LedgerStore(path)
+    assert store.commit(arrivals(ONE, 1, 2)).taken == 1
+    store.close()
+
+
+@pytest.mark.parametrize("content", [b"this is no database at all" * 50, b"SQLite format 3\0" + b"\xff" * 2000])
+def test_a_file_that_is_no_ledger_is_named(path: Path, content: bytes) -> None:
+    """For the writer and for readers; nobody overwrites it."""
+    path.write_bytes(content)
+    with pytest.raises(LedgerUnusable, match="ledger.sqlite3 cannot be used: file is not a database"):
+        LedgerStore(path)
+    with pytest.raises(LedgerUnusable, match="ledger.sqlite3 cannot be read: file is not a database"):
+        LedgerReader(path).report()
+    assert path.read_bytes() == content
+
+
+def test_a_directory_that_is_missing_is_an_error_of_the_writer(tmp_path: Path) -> None:
+    """It makes files, not directories."""
+    with pytest.raises(LedgerUnusable, match="unable to open"):
+        LedgerStore(tmp_path / "missing" / "ledger.sqlite3")
+
+
+def test_commits_are_durable(path: Path) -> None:
+    """WAL with a sync at every commit, and nobody else may read the file."""
+    mask = os.umask(0o077)
+    try:
+        store = LedgerStore(path)
+    finally:
+        os.umask(mask)
+    assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    store.close()
+
+
+def test_a_reader_without_a_ledger_has_nothing_to_say(path: Path) -> None:
+    """Empty answers of the usual shape; the ledger may come later."""
+    reader = LedgerReader(path, clock=lambda: NOW)
+    report = reader.report()
+    assert report["totals"] == {
+        "requests": 0,
+        "usage": {},
+        "reported": {},
+        "outcomes": {},
+        "bounds": 0,
+        "unknown": 0,
+    }
+    assert (report["by_model"], report["by_client"], report["endpoints"]) == ([], [], [])
+    assert reader.events(5) == {"schema": "wiremeter.usage-events/1", "events": [], "next_after": 5}
+    assert reader.completions(0, 1)["data"] != []
+    assert not path.exists()
+    path.touch()
+    assert reader.events()["events"] == []
+    store = LedgerStore(path)
+    store.commit(arrivals(ONE, 1, 3))
+    assert ids(reader) == ["mitm-0:1", "mitm-0:2"]
+    store.close()
+    reader.close()
+
+
+def test_events_come_in_pages(path: Path) -> None:
+    """Each answer says where the next begins; the numbers have no gaps."""
+    store = LedgerStore(path)
+    store.commit(arrivals(ONE, 1, 26))
+    store.close()
+    reader = LedgerReader(path)
+    seen: list[object] = []
+    after = 0
+    while page := reader.events(after, 10)["events"]:
+        seen += [event["seq"] for event in page]  # type: ignore[attr-defined]
+        after = reader.events(after, 10)["next_after"]  # type: ignore[assignment]
+    assert seen == list(range(1, 26))
+    event = reader.events(0, 1)["events"][0]  # type: ignore[index]
+    assert list(event)[:3] == ["schema", "seq", "event_id"]
+
+
+@pytest.mark.parametrize(("after", "limit"), [(-1, 10), (0, 0), (0, 1001), (1 << 63, 1)])
+def test_pages_that_there_cannot_be_are_refused(path: Path, after: int, limit: int) -> None:
+    """Before anything is asked of the database."""
+    with pytest.raises(LedgerQueryInvalid):
+        LedgerReader(path).events(after, limit)
+
+
+def test_a_reader_sees_a_ledger_that_was_replaced(path: Path, tmp_path: Path) -> None:
+    """A restored copy, without a restart of whoever reads."""
+    store = LedgerStore(path)
+    store.commit(arrivals(ONE, 1, 4))
+    store.close()
+    shutil.copy(path, tmp_path / "older.sqlite3")
+    store = LedgerStore(path)
+    store.commit(arrivals(ONE, 4, 9))
+    store.close()
+    reader = LedgerReader(path)
+    assert len(ids(reader)) == 8
+    (tmp_path / "older.sqlite3").replace(path)
+    assert len(ids(reader)) == 3
+    path.unlink()
+    assert ids(reader) == []
+
+
+def test_threads_share_a_reader_while_the_writer_works(path: Path) -> None:
+    """Neither waits for the other, and every answer is of one moment: sums and parts agree."""
+    store, reader = LedgerStore(path), LedgerReader(path)
+    wrong: list[object] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            report = reader.report("30d")
+            total = report["totals"]["requests"]  # type: ignore[index]
+            if total != sum(each["requests"] for each in report["by_model"]):  # type: ignore[attr-defined]
+                wrong.append(report)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for batch in range(40):
+        store.commit(arrivals(ONE, batch * 10 + 1, batch * 10 + 11))
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    store.close()
+    reader.close()
+    assert wrong == []
+    assert LedgerReader(path).report()["totals"]["requests"] == 400  # type: ignore[index]
+
+
+def test_a_window_of_minutes_is_read_from_rows(path: Path) -> None:
+    """As OpenAI's buckets of a minute."""
+    store = LedgerStore(path)
+    records = [usage_record(str(second), at=f"2026-11-23T17:00:{second:02}Z") for second in (5, 59)]
+    records.append(usage_record("next", at="2026-11-23T17:01:00Z"))
+    store.commit([Arrival(source=ONE, seq=n, entry=usage_entry(each)) for n, each in enumerate(records, 1)])
+    store.commit([Arrival(source=ONE, seq=4, entry=exchange_entry(exchange_record()))])
+    store.close()
+    start = 1_795_453_200  # 17:00:00
+    reader = LedgerReader(path, clock=lambda: NOW)
+    page = reader.completions(start, start + 120, "1m")
+    assert [bucket["results"][0]["num_model_requests"] for bucket in page["data"]] == [2, 1]  # type: ignore[attr-defined]
+    page = reader.completions(start, None, "1h")
+    assert [bucket["results"][0]["input_tokens"] for bucket in page["data"]] == [3 * 1514]  # type: ignore[attr-defined]
+    reader.close()

@@ -1,0 +1,89 @@
+"""The state directory: where it is, and whose."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from services.runtime.state import RoleTaken, StateDirectory, StateUnusable
+
+
+def test_where_it_is() -> None:
+    """WIREMETER_HOME, else XDG_STATE_HOME, else ~/.local/state."""
+    environ = {"HOME": "/h", "XDG_STATE_HOME": "/x", "WIREMETER_HOME": "/w"}
+    assert StateDirectory.from_environ(environ).home == Path("/w")
+    assert StateDirectory.from_environ({"HOME": "/h", "XDG_STATE_HOME": "/x"}).home == Path("/x/wiremeter")
+    assert StateDirectory.from_environ({"HOME": "/h"}).home == Path("/h/.local/state/wiremeter")
+
+
+def test_it_is_nobody_elses(tmp_path: Path) -> None:
+    """Directories are 0700, whatever the umask was."""
+    before = os.umask(0)
+    try:
+        state = StateDirectory(home=tmp_path / "state")
+        state.make()
+        state.make()
+    finally:
+        os.umask(before)
+    folders = [state.home, *(path for path in state.home.rglob("*") if path.is_dir())]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
+    assert {state.ca, state.journal, state.run, state.simulator} < set(folders)
+
+
+def test_a_path_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
+    """With what to do about it."""
+    with pytest.raises(StateUnusable, match="exceeds 107; set WIREMETER_HOME to a shorter one"):
+        StateDirectory(home=tmp_path / ("d" * 100)).make()
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """A file is in the way."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StateUnusable, match="cannot be made: Not a directory"):
+        StateDirectory(home=tmp_path / "file" / "state").make()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make another user's directory")
+def test_another_users_directory_is_refused(tmp_path: Path) -> None:
+    """Its owner could read everything."""
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(StateUnusable, match="belongs to user 65534, not to 0"):
+        StateDirectory(home=tmp_path).make()
+
+
+def test_a_role_has_one_holder(tmp_path: Path) -> None:
+    """Until it lets go; other roles are free."""
+    state = StateDirectory(home=tmp_path)
+    state.make()
+    held = state.take_role("accountant")
+    with pytest.raises(RoleTaken, match="another accountant is running in"):
+        state.take_role("accountant")
+    os.close(state.take_role("lsrunner"))
+    os.close(held)
+    os.close(state.take_role("accountant"))
+
+
+def test_a_lock_is_never_a_link(tmp_path: Path) -> None:
+    """Somebody else's file must not be opened in its place."""
+    state = StateDirectory(home=tmp_path)
+    state.make()
+    (state.run / "accountant.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"):
+        state.take_role("accountant")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_trust_bundle_is_shared_only_where_that_was_arranged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it stays in the state directory."""
+    monkeypatch.setattr("services.runtime.state.SHARED_ROOT", tmp_path / "lib")
+    state = StateDirectory(home=tmp_path / "state")
+    assert state.trust_bundle == tmp_path / "state" / "shared" / "ca-bundle.pem"
+    import pwd
+
+    arranged = tmp_path / "lib" / pwd.getpwuid(os.geteuid()).pw_name
+    arranged.mkdir(parents=True)
+    assert state.trust_bundle == arranged / "ca-bundle.pem"
