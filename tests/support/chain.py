@@ -12,6 +12,7 @@ provider stand-in's addresses. Nothing of the computer that runs the tests chang
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import socket
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 from tests.support.checkout import Checkout, checkout
 from tests.support.eventually import eventually
 from tests.support.netns import PROVIDER, Machine
+from tests.support.ordinary_user import make_virtual_environment
 from tests.support.provider import NAMES, Provider, provider
 
 LS_USER = "antigravity-ls"
@@ -155,7 +157,9 @@ def chain(
     command: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
     redirect: bool = True,
-    programs: Mapping[str, Path] | None = None,
+    runner: str | None = None,
+    prepare: Callable[[Machine], None] | None = None,
+    programs: Mapping[str, str | Path] | None = None,
     provider_flags: Sequence[str] = (),
 ) -> Iterator[Chain]:
     """
@@ -165,13 +169,15 @@ def chain(
         command: Of the language server, by its path inside the machine.
         settings: More `WIREMETER_…` variables.
         redirect: Whether `mitm-redirect.sh install` is run.
+        runner: An ordinary user to make and to run Wiremeter as; root by default.
+        prepare: Called when the redirect is in place and nothing has started yet.
         programs: Files or folders to put into the machine: path inside, below /run, to path outside.
     """
     with contextlib.ExitStack() as stack:
         machine = stack.enter_context(Machine())
         machine.names.update(dict.fromkeys(NAMES, PROVIDER))
         for inside, outside in (programs or {}).items():
-            _put(machine.path(inside), outside)
+            _put(machine.path(inside), Path(outside))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wm-chain-")))
         listen = [f"{PROVIDER[0]}:443", f"[{PROVIDER[1]}]:443"]
         stand_in = stack.enter_context(
@@ -188,8 +194,15 @@ def chain(
         variables["WIREMETER_HOME"] = str(copy.home)
         if redirect:
             machine.run([copy.root / "scripts" / "mitm-redirect.sh", "install"], check=True)
+        if prepare is not None:
+            prepare(machine)
+        if runner is not None:
+            (copy.root / ".venv").unlink()
+            make_virtual_environment(copy.root / ".venv")
+            _give_to(machine.add_user(runner), folder, copy.root)
         supervisord = machine.popen(
-            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", "supervisord.conf"],
+            [copy.root / ".venv" / "bin" / "python", "-m", "supervisor.supervisord", "-n", "-c", "supervisord.conf"],
+            user=runner,
             cwd=copy.root,
             env=variables,
             stdout=stack.enter_context(open(folder / "supervisord.out", "w")),
@@ -210,6 +223,12 @@ def _put(inside: Path, outside: Path) -> None:
     else:
         shutil.copy2(outside, inside)
         inside.chmod(0o755)
+
+
+def _give_to(uid: int, *folders: Path) -> None:
+    for folder in folders:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, uid, uid, follow_symlinks=False)
 
 
 def _stop(supervisord: Any) -> None:

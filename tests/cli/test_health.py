@@ -1,0 +1,44 @@
+"""`wiremeter health`."""
+
+from typing import Any
+
+import pytest
+
+from services.cli.health import described, health
+from services.cli.upstream import Api
+from tests.support.checkout import free_ports
+
+REPORT: dict[str, Any] = {
+    "processes": [
+        {"name": "accountant", "is_alive": True, "pid": 12, "facts": {}},
+        {"name": "mitm-0", "is_alive": False, "pid": 3456, "facts": {"connections": 2, "recording": True}},
+    ],
+    "language_server": {"profile": "simulated", "state": "ready", "user": "me", "way": "connect"},
+    "missing": [],
+}
+
+
+def test_each_process_has_a_line() -> None:
+    """With what it told about itself."""
+    assert described(REPORT).splitlines() == [
+        "accountant  alive   pid 12",
+        "mitm-0      silent  pid 3456    connections=2 recording=True",
+        "language server: simulated, ready, as me, traffic by connect",
+        "nothing is missing",
+    ]
+
+
+def test_what_is_missing_comes_last() -> None:
+    """In the words of who misses it."""
+    missing = [{"what": "redirect", "detail": "lsrunner: no rule for the user"}]
+    assert described(REPORT | {"missing": missing, "language_server": None}).splitlines()[-2:] == [
+        "missing:",
+        "  redirect: lsrunner: no rule for the user",
+    ]
+
+
+def test_nobody_there_is_status_3(capsys: pytest.CaptureFixture[str]) -> None:
+    """And how to start."""
+    (port,) = free_ports(1)
+    assert health(Api(port)) == 3
+    assert "make run" in capsys.readouterr().err

@@ -1,0 +1,79 @@
+"""`wiremeter up`, where it does not need the whole system; tests/processes/test_make_run.py has its story."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from services.cli.process import ProcessTree
+from services.cli.up import ports_taken, up
+from services.cli.upstream import Api
+from services.runtime.settings import Settings, settings_from
+from tests.support.checkout import checkout, own_ports
+from tests.support.eventually import eventually
+from tests.support.stub_services import Tree
+
+
+def settings(**changes: str) -> Settings:
+    problems: list[str] = []
+    found = settings_from({}, own_ports() | changes, problems)
+    assert problems == []
+    return found
+
+
+@pytest.fixture
+def tree() -> Iterator[Tree]:
+    with checkout() as copy:
+        yield Tree(copy)
+
+
+def test_each_port_that_is_taken_is_named_with_its_holder() -> None:
+    """And with the setting that moves ours."""
+    found = settings()
+    assert ports_taken(found) == []
+    with socket.create_server(("127.0.0.1", found.frontproxy.port)):
+        (line,) = ports_taken(found)
+    assert line.startswith(f"port {found.frontproxy.port} is taken by pid {os.getpid()} (")
+    assert line.endswith("; stop that, or set frontproxy.port")
+
+
+def test_the_simulators_port_matters_only_where_it_may_run() -> None:
+    """A real language server needs none."""
+    found = settings(WIREMETER_LSRUNNER_PROFILE="antigravity")
+    with socket.create_server(("127.0.0.1", found.simulator.port)):
+        assert ports_taken(found) == []
+
+
+def test_nothing_is_started_on_ports_that_are_taken(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1, and no process."""
+    found = settings()
+    with socket.create_server(("127.0.0.1", found.mitm.port)):
+        assert up(found, ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 1
+    assert "or set mitm.port" in capsys.readouterr().err
+    assert tree.copy.processes() == {}
+
+
+def test_a_second_one_finds_the_first(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says so, shows the status, and is content."""
+    tree.start()
+    eventually("all started", tree.all_started)
+    found = settings()
+    assert up(found, ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 0
+    shown = capsys.readouterr().out
+    assert "is running here already (supervisord has pid" in shown
+    assert "mitm:mitm-1" in shown
+    assert "make stop" in shown
+
+
+def test_a_refused_configuration_is_shown_with_the_log_of_who_refused(
+    tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At once, and everything is left as it is."""
+    (tree.run / "mitm-1.plan").write_text("78")
+    found = settings()
+    assert up(found, ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 1
+    shown = capsys.readouterr().err
+    assert "did not come up: mitm-1 refuses its configuration (status 78)" in shown
+    assert f"{tree.run / 'mitm-1.log'}:\n  started mitm-1\n" in shown
+    assert tree.states()["accountant"] == "RUNNING"
