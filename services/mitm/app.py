@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 from services.bus.addresses import Addresses
 from services.bus.beat import Beat
@@ -43,16 +44,16 @@ async def mitm(process: Process) -> None:
         connect_timeout_s=config.limits.connect_timeout_s,
         handshake_timeout_s=config.limits.handshake_timeout_s,
     )
-    pool = Pool(dialer, poller, size_max=config.limits.pool_size_max, idle_timeout_s=config.limits.pool_idle_timeout_s)
+    pool = Pool(poller, size_max=config.limits.pool_size_max, idle_timeout_s=config.limits.pool_idle_timeout_s)
     peers = PeerDirectory()
 
     async with asyncio.TaskGroup() as tasks:
+        dials: set[asyncio.Task[None]] = set()
 
-        def dial(route: Route, awaits: AwaitsUpstream) -> None:
-            tasks.create_task(server.dial(route, awaits, tls=True))
-
-        def dial_tunnel(route: Route, awaits: AwaitsUpstream) -> None:
-            tasks.create_task(server.dial(route, awaits, tls=False))
+        def begin(route: Route, awaits: AwaitsUpstream, *, tls: bool) -> None:
+            dialling = tasks.create_task(server.dial(route, awaits, tls=tls))
+            dials.add(dialling)
+            dialling.add_done_callback(dials.discard)
 
         wiring = Wiring(
             poller=poller,
@@ -69,8 +70,8 @@ async def mitm(process: Process) -> None:
                 epoch_offset_s=lambda: time.time() - time.monotonic(),
                 decoded_bytes_max=config.limits.decoded_bytes_max,
             ),
-            dial=dial,
-            dial_tunnel=dial_tunnel,
+            dial=partial(begin, tls=True),
+            dial_tunnel=partial(begin, tls=False),
         )
         server = Server(config, wiring, dialer, keystore.server_context, peers)
 
@@ -85,8 +86,8 @@ async def mitm(process: Process) -> None:
         logs.info("listener.opened", port=config.port)
         await process.stopping.wait()
         await server.close()
-        beating.cancel()
-        publishing.cancel()
+        for each in (*dials, beating, publishing):
+            each.cancel()
     await publisher.close()
     poller.close()
     peers.close()

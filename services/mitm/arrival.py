@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Protocol
 
 from services.events.exchange import Client
+from services.mitm.config import CANARY_HOST
 from services.mitm.observer import tunnel_record
 from services.mitm.peer import Address, Owner, PeerDirectory
 from services.mitm.relay import LINGER_S, Relay, refusal
@@ -28,10 +29,18 @@ CONNECT_HEAD_BYTES_MAX = 16 * 1024
 LABEL_LETTERS_MAX = 64
 _HTTPS_PORT = 443
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-# RFC 8446 §6: a fatal alert (2) in a plaintext record, `unrecognized_name` (112).
-_UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
+# RFC 8446 §6.2
+_DECODE_ERROR = 50
+_UNRECOGNIZED_NAME = 112
+_NO_APPLICATION_PROTOCOL = 120
 # How OpenSSL words the alerts of a client that does not take our certificate, RFC 8446 §6.2.
-_DISTRUST = ("unknown ca", "bad certificate", "certificate unknown", "unsupported certificate")
+_DISTRUST = (
+    "unknown ca",
+    "bad certificate",
+    "certificate unknown",
+    "unsupported certificate",
+    "certificate expired",
+)
 
 
 class _Phase(Enum):
@@ -79,6 +88,12 @@ class Arrivals(Protocol):
     def client_distrusts(self, host: str, reason: str) -> None:
         """A client does not take our certificate."""
 
+    def client_left_silently(self, host: str) -> None:
+        """A client has left after our certificate without having asked for anything: some say no so."""
+
+    def client_spoke(self, host: str) -> None:
+        """A client has made a request, so that it trusts us."""
+
     def server_context_for(self, stream: Stream, host: str) -> None:
         """Put the server side of TLS on the stream, with a leaf for `host`."""
 
@@ -89,6 +104,7 @@ class Arrival:
     __slots__ = (
         "_arrivals",
         "_connect",
+        "_established",
         "_hello",
         "_original",
         "_peer",
@@ -112,9 +128,10 @@ class Arrival:
         self._received = bytearray()
         self._hello = ClientHelloReader()
         self._connect: Address | None = None
+        self._established = False
         self._route: Route | None = None
         self.deadline = wiring.poller.now + wiring.limits.client_hello_timeout_s
-        stream.watch(self._on_readable, self._on_drained)
+        stream.watch(self._on_readable, on_failed=self.fail)
 
     def __repr__(self) -> str:
         return f"<Arrival {self._phase.value}>"
@@ -178,6 +195,7 @@ class Arrival:
         self._connect = target
         if target[0] in self._wiring.hosts or _is_ip_address(target[0]):
             self._stream.send(_ESTABLISHED)
+            self._established = True
             self._phase = _Phase.HELLO
             self.deadline = self._wiring.poller.now + self._wiring.limits.client_hello_timeout_s
             if rest:
@@ -196,7 +214,7 @@ class Arrival:
         try:
             hello = self._hello.feed(data)
         except ClientHelloInvalid as error:
-            self._refuse_tls(str(error))
+            self._refuse_tls(_DECODE_ERROR, str(error))
             return
         if hello is not None:
             self._decide(hello)
@@ -205,6 +223,10 @@ class Arrival:
 
     def _decide(self, hello: ClientHello) -> None:
         name = hello.server_name
+        if name == CANARY_HOST:
+            # lsrunner asks whether the redirect leads here: arriving was the answer.
+            self._end()
+            return
         listed = name is not None and name in self._wiring.hosts
         if name is not None and listed and (not hello.protocols or "http/1.1" in hello.protocols):
             self._intercept(name)
@@ -215,8 +237,12 @@ class Arrival:
             self._tunnel(self._route_to(self._connect[0]))
         elif self._original is not None:
             self._tunnel(self._route_to(name or self._original[0]))
+        elif listed:
+            self._refuse_tls(_NO_APPLICATION_PROTOCOL, f"{name}: the client offers HTTP/2 only, which is not read")
         else:
-            self._refuse_tls(f"server name {name!r} is not on the list, and nothing says where else to go")
+            self._refuse_tls(
+                _UNRECOGNIZED_NAME, f"server name {name!r} is not on the list, and nothing says where else to go"
+            )
 
     def _route_to(self, host: str) -> Route:
         if self._connect is not None:
@@ -241,6 +267,7 @@ class Arrival:
         elif size != NOTHING_YET:
             assert self._route is not None
             self._wiring.logs.info("handshake.abandoned", host=self._route.host)
+            self._arrivals.client_left_silently(self._route.host)
             self._end()
 
     def _shake_hands(self) -> None:
@@ -276,7 +303,7 @@ class Arrival:
         if self._phase is not _Phase.DIAL:
             return False
         assert self._route is not None
-        if self._connect is not None and self._route.original is None and self._connect[0] not in self._wiring.hosts:
+        if self._connect is not None and not self._established:
             self._stream.send(_ESTABLISHED)
         self._phase = _Phase.OVER
         poller = self._wiring.poller
@@ -307,7 +334,7 @@ class Arrival:
         if self._phase is not _Phase.DIAL:
             return
         self._wiring.logs.warning("tunnel.failed", reason=str(failure))
-        if self._connect is not None and not self._received:
+        if self._connect is not None and not self._established:
             self._phase = _Phase.FIRST_BYTES
             self._refuse(504 if failure.kind == "timeout" else 502, str(failure), f"upstream_{failure.kind}")
         else:
@@ -322,21 +349,16 @@ class Arrival:
         self._stream.send(refusal(status, error_type, reason))
         self._linger()
 
-    def _refuse_tls(self, reason: str) -> None:
+    def _refuse_tls(self, alert: int, reason: str) -> None:
         self._wiring.logs.warning("arrival.refused", reason=reason)
-        self._stream.send(_UNRECOGNIZED_NAME)
+        self._stream.send(b"\x15\x03\x03\x00\x02\x02" + bytes((alert,)))  # fatal (2), in a plaintext record
         self._linger()
 
     def _linger(self) -> None:
         self._phase = _Phase.LINGER
         self.deadline = self._wiring.poller.now + LINGER_S
-        if not self._stream.backlog:
-            self._stream.shut_writing()
+        self._stream.shut_writing()
         self._stream.resume()
-
-    def _on_drained(self) -> None:
-        if self._phase is _Phase.LINGER:
-            self._stream.shut_writing()
 
     def _end(self) -> None:
         self._stream.close()
@@ -356,6 +378,11 @@ class Arrival:
     def stop(self) -> None:
         """The process stops."""
         self._end()
+
+    def fail(self) -> None:
+        """A step of ours has failed."""
+        self._stream.abort()
+        self._over()
 
 
 def _label_of(request: RequestHead) -> str | None:

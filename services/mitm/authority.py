@@ -96,10 +96,16 @@ def make_authority(hosts: Iterable[str], now: datetime, common_name: str = "Wire
     return Pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def make_leaf(authority: Pair, key: ec.EllipticCurvePrivateKey, host: str, now: datetime) -> Pair:
+def make_leaf(
+    authority: Pair,
+    key: ec.EllipticCurvePrivateKey,
+    host: str,
+    now: datetime,
+    *,
+    lifetime: timedelta = LEAF_LIFETIME,
+) -> Pair:
     """Make a certificate for one host name, with an empty subject: a common name over 64 characters cannot be built."""
-    expires = min(now + LEAF_LIFETIME - BACKDATED, authority.certificate.not_valid_after_utc)
-    identifier = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    expires = min(now + lifetime - BACKDATED, authority.certificate.not_valid_after_utc)
     builder = (
         _builder(x509.Name([]), authority.certificate.subject, key.public_key(), now - BACKDATED, expires)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=True)
@@ -107,11 +113,19 @@ def make_leaf(authority: Pair, key: ec.EllipticCurvePrivateKey, host: str, now: 
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
+            _authority_identifier(authority),
             critical=False,
         )
     )
     return Pair(builder.sign(authority.key, hashes.SHA256()), key)
+
+
+def _authority_identifier(authority: Pair) -> x509.AuthorityKeyIdentifier:
+    try:
+        found = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:  # an authority that the user has made
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(found)
 
 
 def make_leaf_key() -> ec.EllipticCurvePrivateKey:
@@ -142,12 +156,14 @@ def reason_to_replace(authority: Pair, hosts: Iterable[str], now: datetime) -> s
 
     An authority without name constraints is none of ours: the user has put it there and it is left alone.
     """
+    permitted = permitted_names(authority)
+    if permitted is None:
+        return None
     left = authority.certificate.not_valid_after_utc - now
     if left < AUTHORITY_LEFT_MIN:
         return f"it expires in {left.days} days"
-    permitted = permitted_names(authority)
     wanted = {constraint_of(host) for host in hosts}
-    if permitted is not None and permitted != wanted:
+    if permitted != wanted:
         changed = sorted(permitted ^ wanted)
         return f"the interception list changed: {', '.join(changed[:5])}{' …' if len(changed) > 5 else ''}"
     return None

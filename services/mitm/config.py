@@ -11,6 +11,8 @@ from services.runtime.state import StateDirectory
 
 # The provider that the `simulated` profile talks to; `.invalid` never resolves (RFC 6761 §6.4).
 SIMULATED_HOST = "simulated.wiremeter.invalid"
+# What lsrunner's canary connections say in their ClientHello (services/lsrunner/scout.py).
+CANARY_HOST = "canary.wiremeter.invalid"
 _HOST_PATTERN = re.compile(r"([a-z0-9_*-]+\.)+[a-z0-9-]+")
 _REMEMBERED_HOSTS_MAX = 4096
 

@@ -20,6 +20,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from services.mitm.authority import (
+    AUTHORITY_LEFT_MIN,
+    AUTHORITY_LIFETIME,
     LEAF_LEFT_MIN,
     AuthorityInvalid,
     Pair,
@@ -100,16 +102,25 @@ class Keystore:
                 problem = reason_to_replace(authority, self._config.intercept_hosts, now)
                 if problem is None:
                     if permitted_names(authority) is None:
-                        self._logs.warning("authority.unconstrained", path=str(certificate_path))
+                        self._accept_foreign(authority, certificate_path)
                     return authority
                 reason = problem
             except AuthorityInvalid as error:
                 reason = str(error)
+                # It may be one that the user has made and that only we cannot use.
+                for path in (key_path, certificate_path):
+                    os.replace(path, path.with_name(f"{path.name}.unusable"))
         authority = make_authority(self._config.intercept_hosts, now)
         write_atomically(key_path, authority.key_pem(), 0o600)
         write_atomically(certificate_path, authority.certificate_pem(), 0o600)
         self._logs.warning("authority.made", reason=reason, hint="restart programs that trusted the one before")
         return authority
+
+    def _accept_foreign(self, authority: Pair, path: Path) -> None:
+        expires = authority.certificate.not_valid_after_utc
+        if expires - self._clock() < LEAF_LEFT_MIN:
+            raise ConfigInvalid([f"{path}: this certificate authority is over on {expires:%Y-%m-%d %H:%M} UTC"])
+        self._logs.warning("authority.unconstrained", path=str(path))
 
     def _system_certificates(self) -> list[bytes]:
         path = next((Path(name) for name in SYSTEM_BUNDLES if Path(name).is_file()), None)
@@ -133,10 +144,11 @@ class Keystore:
         directory = self._config.simulator_directory
         now = self._clock()
         if (directory / "ca.pem").exists() and (directory / "provider.pem").exists():
-            if not has_expired((directory / "provider.pem").read_bytes(), now + LEAF_LEFT_MIN):
+            if not has_expired((directory / "provider.pem").read_bytes(), now + AUTHORITY_LEFT_MIN):
                 return
         authority = make_authority([SIMULATED_HOST], now, "Wiremeter simulated provider")
-        leaf = make_leaf(authority, make_leaf_key(), SIMULATED_HOST, now)
+        # As long as its authority: nobody makes another one while the processes that have read it run.
+        leaf = make_leaf(authority, make_leaf_key(), SIMULATED_HOST, now, lifetime=AUTHORITY_LIFETIME)
         write_atomically(directory / "ca.pem", authority.certificate_pem(), 0o600)
         write_atomically(directory / "provider.pem", leaf.certificate_pem() + leaf.key_pem(), 0o600)
 
@@ -168,7 +180,10 @@ class Keystore:
             extra = [c for c in found if c != self.authority.certificate_der()]
             if not extra:
                 raise ConfigInvalid([f"mitm.upstream_ca_file {path} holds no certificate authority"])
-            context.load_verify_locations(cadata=b"".join(as_pem(c) for c in extra).decode("ascii"))
+            try:
+                context.load_verify_locations(cadata=b"".join(as_pem(c) for c in extra).decode("ascii"))
+            except ssl.SSLError as error:
+                raise ConfigInvalid([f"mitm.upstream_ca_file {path} cannot be read: {error.reason}"]) from error
         return context
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
-from typing import Protocol
+from functools import lru_cache, wraps
+from typing import Concatenate, ParamSpec, Protocol
 
 import orjson
 
-from services.dialects.dialect import CallKind, RequestFacts, RequestReader, ResponseReader
+from services.dialects.dialect import Call, CallKind, RequestFacts, RequestReader, ResponseReader
 from services.dialects.model_names import ModelCatalogueReader, ModelNames
 from services.dialects.recognise import catalogue_reader, recognise, request_reader, response_reader
 from services.events.exchange import Client, ExchangeCounted, UsageRecorded
@@ -26,7 +26,8 @@ from services.wire.content_encoding import ContentDecoder, content_decoder
 from services.wire.errors import WireError
 from services.wire.http1 import RequestHead, ResponseHead
 
-_NOTHING_SAID = RequestFacts()
+_INTERNAL = "internal error, see the log"
+_Arguments = ParamSpec("_Arguments")
 
 
 class Abort(StrEnum):
@@ -70,6 +71,21 @@ class ObserverParts:
     decoded_bytes_max: int
 
 
+def _harmless(
+    step: Callable[Concatenate["Observation", _Arguments], None],
+) -> Callable[Concatenate["Observation", _Arguments], None]:
+    """Keep a bug in `step` from the traffic: it is logged, and nothing is read any more."""
+
+    @wraps(step)
+    def guarded(self: "Observation", /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        try:
+            step(self, *args, **kwargs)
+        except Exception as error:
+            self.failed(error)
+
+    return guarded
+
+
 class Observation:
     """
     One exchange, as it passes.
@@ -83,6 +99,7 @@ class Observation:
         "_client",
         "_decoder",
         "_facts",
+        "_finished",
         "_first_byte_ms",
         "_host",
         "_id",
@@ -107,9 +124,10 @@ class Observation:
         wall = parts.epoch_offset_s() + now
         self._started_at = timestamp(wall)
         self._id = parts.ids.make(int(wall * 1000))
-        self._client = peer.client()
-        self._call = recognise(request.method, host, request.target)
-        self._facts = RequestFacts(model=self._call.request_model)
+        self._client = Client()
+        self._call = Call(kind=CallKind.UNKNOWN)
+        self._facts = RequestFacts()
+        self._finished = False
         self._problem: str | None = None
         self._decoder: ContentDecoder | None = None
         self._request_decoder: ContentDecoder | None = None
@@ -122,14 +140,28 @@ class Observation:
         self.bytes_down = 0
         self.reads_request = False
         self.reads_response = False
-        if self._call.kind is CallKind.MODEL_CALL:
-            self._begin_call(request)
+        self._begin(request, peer)
 
     def __repr__(self) -> str:
         return f"<Observation {self._id} of {self._call.operation or 'an unknown call'} at {self._host}>"
 
+    @_harmless
+    def _begin(self, request: RequestHead, peer: Peer) -> None:
+        self._client = peer.client()
+        self._call = recognise(request.method, self._host, request.target)
+        self._facts = RequestFacts(model=self._call.request_model)
+        if self._call.kind is CallKind.MODEL_CALL:
+            self._begin_call(request)
+
+    def failed(self, error: Exception) -> None:
+        """A step of ours has failed: the traffic goes on, unread."""
+        self._parts.logs.error("observation.failed", error=error, exchange=self._id, host=self._host)
+        self.reads_request = False
+        self._stop_reading(_INTERNAL)
+
     # -- what passes -------------------------------------------------------
 
+    @_harmless
     def request_content(self, data: bytes) -> None:
         """Read a piece of the request's body."""
         assert self._request_reader is not None
@@ -138,6 +170,7 @@ class Observation:
         except WireError:
             self.reads_request = False  # the model is then what the response names
 
+    @_harmless
     def request_ended(self) -> None:
         """The request is whole: what it says about itself is known."""
         if self._request_reader is None:
@@ -150,6 +183,7 @@ class Observation:
         members = {"request_model": self._facts.model, "conversation_id": self._facts.conversation_id}
         self._parts.outbox.progress(self._id, orjson.dumps(members | {"model": self._model_named(self._facts.model)}))
 
+    @_harmless
     def response_head(self, response: ResponseHead, now: float) -> None:
         """The final response begins."""
         self._status = response.status
@@ -179,17 +213,13 @@ class Observation:
                 assert self._catalogue is not None
                 self._catalogue.feed(data)
                 return
-            changed = reader.feed(data)
+            if reader.feed(data):
+                members = {"usage": reader.counts(), "response_model": reader.response_model()}
+                self._parts.outbox.progress(self._id, orjson.dumps(members))
         except WireError as error:
             self._stop_reading(str(error))
-            return
         except Exception as error:
-            self._parts.logs.error("observation.failed", error=error, exchange=self._id, host=self._host)
-            self._stop_reading("internal error, see the log")
-            return
-        if changed:
-            members = {"usage": reader.counts(), "response_model": reader.response_model()}
-            self._parts.outbox.progress(self._id, orjson.dumps(members))
+            self.failed(error)
 
     def _stop_reading(self, problem: str) -> None:
         self._problem = problem
@@ -205,12 +235,14 @@ class Observation:
         """The exchange broke off; `aborted_by` None means that it ended as such things end."""
         self._close(now, complete=aborted_by is None, aborted_by=aborted_by, reason=reason)
 
+    @_harmless
     def upgraded(self, response: ResponseHead, now: float) -> None:
         """The connection speaks another protocol from here on, which is not read."""
         self._status = response.status
         self._first_byte_ms = _ms(now - self._started)
         self._problem = f"upgrade to {response.field(b'upgrade')[:40] or 'another protocol'} is not read"
 
+    @_harmless
     def refused(self, status: int, error_type: str, reason: str, now: float) -> None:
         """We answered in upstream's place."""
         if self._call.kind is CallKind.OTHER:
@@ -219,7 +251,18 @@ class Observation:
         usage = self._usage(Outcome.ERROR, error_type=error_type, reason=reason)
         self._finish([self._record(usage, now, None)], [usage])
 
+    @_harmless
     def _close(self, now: float, *, complete: bool, aborted_by: Abort | None, reason: str | None = None) -> None:
+        try:
+            self._conclude(now, complete=complete, aborted_by=aborted_by, reason=reason)
+        except Exception as error:
+            self.failed(error)
+            if not self._finished:
+                self._facts = RequestFacts()  # whatever it was, it is not in this one
+                usage = self._usage(Outcome.UNREADABLE, reason=_INTERNAL)
+                self._finish([self._record(usage, now, None)], [usage])
+
+    def _conclude(self, now: float, *, complete: bool, aborted_by: Abort | None, reason: str | None) -> None:
         if self._call.kind is CallKind.OTHER:
             if self._catalogue is not None:
                 self._parts.model_names.learn(self._catalogue.end())
@@ -239,15 +282,7 @@ class Observation:
             return [self._usage(Outcome.UNREADABLE, reason=self._problem, counts=seen.counts if seen else {})]
         if self._response_reader is None:
             return [self._usage(Outcome.NO_USAGE if complete else Outcome.TRUNCATED, reason=reason)]
-        return self._end_reader(complete)
-
-    def _end_reader(self, complete: bool) -> Sequence[ResponseUsage]:
-        assert self._response_reader is not None
-        try:
-            return self._response_reader.end(complete=complete)
-        except Exception as error:
-            self._parts.logs.error("observation.failed", error=error, exchange=self._id, host=self._host)
-            return [self._usage(Outcome.UNREADABLE, reason="internal error, see the log")]
+        return self._response_reader.end(complete=complete)
 
     # -- records -----------------------------------------------------------
 
@@ -346,10 +381,12 @@ class Observation:
             "bytes": {"up": self.bytes_up, "down": self.bytes_down},
             "client": self._client,
         }
+        self._finished = True
         self._parts.outbox.finish(None, [orjson.dumps(counted)])
 
     def _finish(self, records: Sequence[bytes], usages: Sequence[ResponseUsage]) -> None:
         is_call = self._call.kind is CallKind.MODEL_CALL
+        self._finished = True
         self._parts.outbox.finish(self._id if is_call else None, records)
         if is_call:
             main = usages[0]

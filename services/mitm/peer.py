@@ -82,7 +82,8 @@ class PeerDirectory:
         return Client(
             uid=owner.uid,
             pid=pid,
-            executable=os.path.basename(_link(f"/proc/{pid}/exe") or "") or None,
+            # An update that replaced the program behind its running process adds that word, proc(5).
+            executable=os.path.basename(_link(f"/proc/{pid}/exe") or "").removesuffix(" (deleted)") or None,
             cwd=_link(f"/proc/{pid}/cwd"),
         )
 
@@ -142,7 +143,8 @@ def _uid_of(pid: int) -> int | None:
 
 def _link(path: str) -> str | None:
     try:
-        return os.readlink(path)
+        # A name need not be UTF-8, and records must be.
+        return os.readlink(os.fsencode(path)).decode("utf-8", "replace")
     except OSError:
         return None
 

@@ -30,24 +30,26 @@ class Poller:
     Dispatches readiness to handlers.
 
     A handler is called with the epoll events of its descriptor, which is level-triggered. It must not raise: an
-    exception is a bug, logged with its traceback, and the descriptor is forgotten and closed by its owner's `fail`.
+    exception is a bug, logged with its traceback, and `fail` is called, by which the owner ends what it was for.
     """
 
-    __slots__ = ("_closing", "_epoll", "_handlers", "_logs", "_loop", "now")
+    __slots__ = ("_closing", "_epoll", "_failures", "_handlers", "_logs", "_loop", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, logs: Logs) -> None:
         self._loop = loop
         self._logs = logs
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        self._failures: dict[int, Callable[[], None]] = {}
         self._closing: list[socket.socket] = []
         # Monotonic seconds, read once per wake-up.
         self.now = monotonic()
         loop.add_reader(self._epoll.fileno(), self._dispatch)
 
-    def watch(self, descriptor: int, handler: Handler, events: int = READ) -> None:
-        """Call `handler` when one of `events` is there, or an error."""
+    def watch(self, descriptor: int, handler: Handler, events: int = READ, *, fail: Callable[[], None]) -> None:
+        """Call `handler` when one of `events` is there, or an error; `fail` if it raises."""
         self._handlers[descriptor] = handler
+        self._failures[descriptor] = fail
         self._epoll.register(descriptor, events)
 
     def change(self, descriptor: int, events: int) -> None:
@@ -57,6 +59,7 @@ class Poller:
     def forget(self, descriptor: int) -> None:
         """Call no handler for this descriptor any more."""
         if self._handlers.pop(descriptor, None) is not None:
+            del self._failures[descriptor]
             self._epoll.unregister(descriptor)
 
     def close_socket(self, sock: socket.socket) -> None:
@@ -72,6 +75,7 @@ class Poller:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._handlers.clear()
+        self._failures.clear()
 
     def _dispatch(self) -> None:
         self.now = monotonic()
@@ -84,9 +88,13 @@ class Poller:
                 handler(events)
             except Exception as error:
                 self._logs.error("handler.failed", error=error)
-                self.forget(descriptor)
+                self._failures.get(descriptor, _ignore)()
 
     def _close_sockets(self) -> None:
         closing, self._closing = self._closing, []
         for sock in closing:
             sock.close()
+
+
+def _ignore() -> None:
+    return

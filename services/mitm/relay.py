@@ -54,6 +54,12 @@ class RelayOwner(Protocol):
     def relay_ended(self, relay: "Relay") -> None:
         """The relay has closed its streams."""
 
+    def client_left_silently(self, host: str) -> None:
+        """The client has left without a single request."""
+
+    def client_spoke(self, host: str) -> None:
+        """The client has made its first request."""
+
 
 class Relay:
     """
@@ -80,7 +86,6 @@ class Relay:
         "_response_ahead",
         "_response_begun",
         "_response_body",
-        "_reused",
         "_route",
         "_upstream",
         "_view",
@@ -102,7 +107,7 @@ class Relay:
         self._reset()
         self._phase = _Phase.HEAD
         self.deadline = wiring.poller.now + wiring.limits.head_timeout_s
-        client.watch(self._on_client, self._on_client_drained)
+        client.watch(self._on_client, self._on_client_drained, self.fail)
 
     def __repr__(self) -> str:
         return f"<Relay to {self._route.host}: {self._phase.value}>"
@@ -117,7 +122,6 @@ class Relay:
         self._response_ahead = b""
         self._held = b""
         self._replay = b""
-        self._reused = False
 
     @property
     def is_idle(self) -> bool:
@@ -139,7 +143,12 @@ class Relay:
 
     def receive_early(self) -> None:
         """Take what came with the end of the TLS handshake."""
-        size = self._client.receive_decrypted()
+        try:
+            size = self._client.receive_decrypted()
+        except TlsFailed as error:
+            self._wiring.logs.info("client.failed", host=self._route.host, reason=str(error))
+            self._client_gone()
+            return
         if size > 0:
             self._take(self._wiring.scratch.plain, self._view, size)
 
@@ -195,12 +204,13 @@ class Relay:
             self._refuse(400, str(error))
             return
         self._exchanges += 1
+        if self._exchanges == 1:
+            self._owner.client_spoke(self._route.host)
         self._request = request
         self._request_body = body_of(request)
         self._observation = self._wiring.observe(self._route.host, request, self._peer)
         upstream = self._wiring.pool.take(self._route)
         if upstream is None:
-            self._phase = _Phase.DIAL
             end = self._follow_request(data, view, head_end, size)
             if end < 0:
                 return
@@ -208,10 +218,8 @@ class Relay:
             if end < size:
                 self._ahead += view[end:size]
             self._client.pause()
-            self.deadline = self._wiring.poller.now + 4 * self._wiring.limits.connect_timeout_s
-            self._wiring.dial(self._route, self)
+            self._dial()
             return
-        self._reused = True
         if request.method in _IDEMPOTENT and request.framing is Framing.NONE:
             self._replay = head
         self._attach(upstream)
@@ -221,7 +229,7 @@ class Relay:
         self._upstream = upstream
         self._phase = _Phase.BODY
         self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
-        upstream.watch(self._on_upstream, self._on_upstream_drained)
+        upstream.watch(self._on_upstream, self._on_upstream_drained, self.fail)
 
     def _take_body(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
         """Forward `data[:size]`, of which the request's body begins at `start`."""
@@ -264,6 +272,13 @@ class Relay:
         return end
 
     # -- the dial ----------------------------------------------------------
+
+    def _dial(self) -> None:
+        limits = self._wiring.limits
+        self._phase = _Phase.DIAL
+        # The dialer keeps its own times; this is for the case that it does not.
+        self.deadline = self._wiring.poller.now + 2 * limits.connect_timeout_s + limits.handshake_timeout_s + 1
+        self._wiring.dial(self._route, self)
 
     def upstream_ready(self, upstream: Stream) -> bool:
         """Go on with a new upstream connection; False when nobody waits for it any more."""
@@ -331,7 +346,8 @@ class Relay:
                 return
             if end < 0:
                 self._response_ahead = bytes(view[start:size])
-                self._send_response(view[:start])
+                if start:
+                    self._client.send(view[:start])  # interim heads are no beginning: an error can still be told
                 return
             try:
                 response = read_response_head(bytes(view[start : end + 4]), request_method=request.method)
@@ -386,6 +402,7 @@ class Relay:
         self._phase = _Phase.UPGRADED
         self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
         self._send_response(view[:size])
+        self._client.resume()
         if self._ahead:
             data, self._ahead = self._ahead, bytearray()
             self._take(data, memoryview(data), len(data))
@@ -416,18 +433,23 @@ class Relay:
 
     def _on_client_drained(self) -> None:
         if self._phase is _Phase.LINGER:
-            self._client.shut_writing()
+            self.deadline = self._wiring.poller.now + LINGER_S
         elif self._upstream is not None:
+            if self._response_begun:
+                self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
             self._upstream.resume()
 
     def _on_upstream_drained(self) -> None:
         if self._phase in (_Phase.BODY, _Phase.UPGRADED):
+            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
             self._client.resume()
 
     # -- the end -----------------------------------------------------------
 
     def _client_gone(self) -> None:
         """The client has closed: with an exchange under way, it has aborted it."""
+        if not self._exchanges and not self._ahead:
+            self._owner.client_left_silently(self._route.host)
         self._break(Abort.CLIENT, "the client closed the connection")
         self._end()
 
@@ -435,16 +457,21 @@ class Relay:
         response = self._response
         if self._phase is _Phase.UPGRADED:
             self._break(None if how == ENDED else Abort.UPSTREAM, reason)
-            self._end(abort_client=how != ENDED)
+            if how == ENDED:
+                self._drop_upstream()
+                self._close_gently()
+            else:
+                self._end(abort_client=True)
         elif how == ENDED and response is not None and response.framing is Framing.UNTIL_CLOSE:
             assert self._observation is not None
             self._observation.ended(self._wiring.poller.now)
+            self._observation = None
             self._drop_upstream()
             self._close_gently()
         elif self._response_begun:
             self._break(Abort.UPSTREAM, "upstream closed the connection in the middle of its response")
             self._end(abort_client=True)
-        elif self._reused and self._replay and self._request_body.done:
+        elif self._replay and not self._response_ahead:
             self._dial_again()
         else:
             self._refuse(502, reason, "upstream_closed")
@@ -452,9 +479,8 @@ class Relay:
     def _dial_again(self) -> None:
         """A kept connection was closed as we used it: an idempotent request without a body goes out once more."""
         self._drop_upstream()
-        self._held, self._replay, self._reused = self._replay, b"", False
-        self._phase = _Phase.DIAL
-        self._wiring.dial(self._route, self)
+        self._held, self._replay = self._replay, b""
+        self._dial()
 
     def _response_is_nonsense(self, reason: str) -> None:
         if self._response_begun:
@@ -464,9 +490,9 @@ class Relay:
             self._refuse(502, f"{self._route.host} answered nonsense: {reason}", "upstream_invalid")
 
     def _refuse(self, status: int, reason: str, error_type: str = "request_invalid") -> None:
-        """Answer in upstream's place, then wait for the client to stop sending."""
+        """Answer a bad request, or in upstream's place, then wait for the client to stop sending."""
         if self._response_begun:
-            self._break(Abort.UPSTREAM, reason)
+            self._break(Abort.CLIENT if error_type == "request_invalid" else Abort.UPSTREAM, reason)
             self._end(abort_client=True)
             return
         self._wiring.logs.warning("exchange.refused", host=self._route.host, status=status, reason=reason)
@@ -484,8 +510,7 @@ class Relay:
         self.deadline = self._wiring.poller.now + (
             self._wiring.limits.idle_timeout_s if self._client.backlog else LINGER_S
         )
-        if not self._client.backlog:
-            self._client.shut_writing()
+        self._client.shut_writing()
         self._client.resume()
 
     def _break(self, aborted_by: Abort | None, reason: str) -> None:
@@ -520,14 +545,27 @@ class Relay:
             self._refuse(504, f"no response from {host} within {limits.response_timeout_s:g} s", "upstream_timeout")
         elif self._phase is _Phase.DIAL:
             self._refuse(504, f"no connection to {host} in time", "upstream_timeout")
+        elif self._phase is _Phase.BODY and not self._response_begun:
+            still = f"nothing of the request's body moved for {limits.idle_timeout_s:g} s"
+            if self._upstream is not None and self._upstream.backlog:
+                self._refuse(504, f"{host} does not take the request: {still}", "upstream_timeout")
+            else:
+                self._refuse(408, still, "request_timeout")
         else:
-            self._break(Abort.UPSTREAM, f"nothing moved for {limits.idle_timeout_s:g} s")
+            # What waits for the client is what it does not read.
+            aborted_by = Abort.CLIENT if self._client.backlog else Abort.UPSTREAM
+            self._break(aborted_by, f"nothing moved for {limits.idle_timeout_s:g} s")
             self._end(abort_client=True)
 
     def stop(self) -> None:
         """The process stops."""
         self._break(Abort.PROXY, "the proxy stopped")
         self._end(abort_client=self._response_begun)
+
+    def fail(self) -> None:
+        """A step of ours has failed: the exchange ends, and the connection with it."""
+        self._break(Abort.PROXY, "internal error, see the log")
+        self._end(abort_client=True)
 
 
 def refusal(status: int, error_type: str, reason: str, *, with_body: bool = True) -> bytes:

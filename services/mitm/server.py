@@ -16,6 +16,7 @@ import ssl
 import struct
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
 from services.events.lifecycle import Missing
@@ -27,7 +28,7 @@ from services.mitm.stream import Stream
 from services.mitm.tunnel import Tunnel
 from services.mitm.upstream import Dialer, Route, UpstreamFailed
 from services.mitm.wiring import AwaitsUpstream, Wiring
-from services.runtime.settings import ConfigInvalid
+from services.runtime.run import StartRefused
 
 # linux/netfilter_ipv4.h and netfilter_ipv6/ip6_tables.h
 _SO_ORIGINAL_DST = 80
@@ -38,6 +39,9 @@ _ACCEPT_PAUSE_S = 0.5
 # Exchanges under way at SIGTERM get this long; supervisord waits longer (stopwaitsecs).
 DRAIN_S = 5.0
 _DRAIN_POLL_S = 0.05
+# Host names come from clients: what is counted for each of them is bounded.
+_COUNTED_HOSTS_MAX = 1024
+_SHOWN_HOSTS = 5
 
 
 class Server:
@@ -63,6 +67,7 @@ class Server:
         self._admitted: set[int] = {0, os.geteuid()}
         self._counts: Counter[str] = Counter()
         self._distrust: Counter[str] = Counter()
+        self._silent: Counter[str] = Counter()
 
     # -- listening ---------------------------------------------------------
 
@@ -71,7 +76,7 @@ class Server:
         Open the listening sockets.
 
         Raises:
-            OSError: The port is another program's.
+            StartRefused: The port is another program's.
         """
         self._lock = _lock_port(self._config)
         self._listening.append(_listening_socket(socket.AF_INET, "127.0.0.1", self._config.port))
@@ -79,13 +84,13 @@ class Server:
             self._listening.append(_listening_socket(socket.AF_INET6, "::1", self._config.port))
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise
+                raise _refused(self._config.port, error) from error
             self._wiring.logs.warning("listener.missing", reason="no IPv6 on this machine")
         for sock in self._listening:
             self._watch_listener(sock)
 
     def _watch_listener(self, sock: socket.socket) -> None:
-        self._wiring.poller.watch(sock.fileno(), lambda _: self._accept(sock))
+        self._wiring.poller.watch(sock.fileno(), lambda _: self._accept(sock), fail=lambda: None)
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
@@ -101,7 +106,12 @@ class Server:
                 self._wiring.poller.forget(listening.fileno())
                 asyncio.get_running_loop().call_later(_ACCEPT_PAUSE_S, self._watch_again, listening)
                 return
-            self._arrive(sock, (far[0], far[1]))
+            try:
+                self._arrive(sock, (far[0], far[1]))
+            except Exception as error:
+                # One connection is no reason to be deaf to all others.
+                self._wiring.logs.error("arrival.failed", error=error)
+                sock.close()
 
     def _watch_again(self, listening: socket.socket) -> None:
         if listening in self._listening:
@@ -116,7 +126,7 @@ class Server:
         problem = None
         if len(self._live) >= self._config.limits.connections_max:
             problem = f"{len(self._live)} connections exceed {self._config.limits.connections_max}"
-        elif near in self._dialer.own_addresses:
+        elif (near, original or here) in self._dialer.own_connections:
             problem = "the connection is our own, going in a circle"
         elif owner is None or not self._admits(owner.uid):
             problem = f"user {owner.uid if owner else 'unknown'} is not admitted"
@@ -161,7 +171,15 @@ class Server:
 
     def client_distrusts(self, host: str, reason: str) -> None:
         """See `Arrivals`."""
-        self._distrust[host] += 1
+        _count_host(self._distrust, host)
+
+    def client_left_silently(self, host: str) -> None:
+        """See `Arrivals`."""
+        _count_host(self._silent, host)
+
+    def client_spoke(self, host: str) -> None:
+        """See `Arrivals`."""
+        self._silent.pop(host, None)
 
     def server_context_for(self, stream: Stream, host: str) -> None:
         """See `Arrivals`."""
@@ -175,11 +193,25 @@ class Server:
             stream = await (self._dialer.dial_tls(route) if tls else self._dialer.dial(route))
         except UpstreamFailed as failure:
             self._wiring.poller.now = monotonic()
-            awaits.upstream_failed(failure)
-            return
-        self._wiring.poller.now = monotonic()
+            self._guarded(awaits, partial(awaits.upstream_failed, failure))
+        except Exception as error:
+            self._wiring.logs.error("dial.failed", error=error, host=route.host)
+            awaits.fail()
+        else:
+            self._wiring.poller.now = monotonic()
+            self._guarded(awaits, partial(self._hand_over, route, stream, awaits, tls=tls))
+
+    def _hand_over(self, route: Route, stream: Stream, awaits: AwaitsUpstream, *, tls: bool) -> None:
         if not awaits.upstream_ready(stream):
             self._wiring.pool.put(route, stream) if tls else self._wiring.pool.discard(stream)
+
+    def _guarded(self, concerned: AwaitsUpstream | Arrival | Relay | Tunnel, step: Callable[[], None]) -> None:
+        """Take a step of one connection; a bug in it ends that connection, not the process."""
+        try:
+            step()
+        except Exception as error:
+            self._wiring.logs.error("step.failed", error=error)
+            concerned.fail()
 
     # -- time --------------------------------------------------------------
 
@@ -192,7 +224,7 @@ class Server:
         """Look for passed deadlines, once a second and only while something is alive."""
         now = self._wiring.poller.now = monotonic()
         for each in [each for each in self._live if each.deadline <= now]:
-            each.expire()
+            self._guarded(each, each.expire)
         self._wiring.pool.expire(now)
         self._ticking = False
         if self._live or self._wiring.pool:
@@ -211,13 +243,16 @@ class Server:
 
     def missing(self) -> tuple[Missing, ...]:
         """Return what users should know."""
-        return tuple(
-            Missing(
-                what="trust",
-                detail=f"a client of {host} refused our certificate {count} times; it does not use the trust bundle",
-            )
-            for host, count in self._distrust.most_common(5)
+        refused = (
+            f"a client of {host} refused our certificate {count} times; it does not use the trust bundle"
+            for host, count in self._distrust.most_common(_SHOWN_HOSTS)
         )
+        silent = (
+            f"all {count} clients of {host} left after the handshake without a request; they may not trust our"
+            " certificate"
+            for host, count in self._silent.most_common(_SHOWN_HOSTS)
+        )
+        return tuple(Missing(what="trust", detail=detail) for detail in (*refused, *silent))
 
     async def close(self) -> None:
         """Stop listening, let exchanges under way end for a moment, then break off the rest."""
@@ -228,13 +263,18 @@ class Server:
         deadline = loop.time() + DRAIN_S
         while self._live and loop.time() < deadline:
             for each in [each for each in self._live if not isinstance(each, Relay) or each.is_idle]:
-                each.stop()
+                self._guarded(each, each.stop)
             await asyncio.sleep(_DRAIN_POLL_S)
         for each in list(self._live):
-            each.stop()
+            self._guarded(each, each.stop)
         self._wiring.pool.close()
         if self._lock is not None:
             os.close(self._lock)
+
+
+def _count_host(counts: Counter[str], host: str) -> None:
+    if host in counts or len(counts) < _COUNTED_HOSTS_MAX:
+        counts[host] += 1
 
 
 def original_address(sock: socket.socket) -> Address | None:
@@ -262,7 +302,7 @@ def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> 
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))
         sock.listen(_BACKLOG)
-    except BaseException:
+    except OSError:
         sock.close()
         raise
     return sock
@@ -273,7 +313,7 @@ def _lock_port(config: MitmConfig) -> int:
     Hold a shared lock that says "a worker of this instance listens on the port".
 
     Raises:
-        ConfigInvalid: Somebody listens there, and it is none of ours.
+        StartRefused: Somebody listens there, and it is none of ours.
     """
     path = config.run_directory / f"port-{config.port}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -289,10 +329,12 @@ def _lock_port(config: MitmConfig) -> int:
                 probe.bind(("127.0.0.1", config.port))
         except OSError as error:
             os.close(descriptor)
-            reason = f"port {config.port} cannot be opened: {error.strerror}"
-            if error.errno == errno.EADDRINUSE:
-                reason = f"port {config.port} (mitm.port) is in use by another program"
-                raise OSError(error.errno, reason) from error
-            raise ConfigInvalid([f"mitm.port: {reason}"]) from error
+            raise _refused(config.port, error) from error
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
+
+
+def _refused(port: int, error: OSError) -> StartRefused:
+    if error.errno == errno.EADDRINUSE:
+        return StartRefused(f"port {port} (mitm.port) is in use by another program")
+    return StartRefused(f"port {port} (mitm.port) cannot be opened: {error.strerror}")

@@ -57,6 +57,7 @@ class Stream:
         "_recv_into",
         "_scratch",
         "_send",
+        "_shut",
         "_tls",
         "_unsent",
         "_watched",
@@ -64,7 +65,9 @@ class Stream:
         "closed",
         "descriptor",
         "ended",
+        "on_closed",
         "on_drained",
+        "on_failed",
         "on_readable",
         "sent_failed",
         "socket",
@@ -86,8 +89,12 @@ class Stream:
         self.ended = False
         # A send failed: the reason comes out of the next receive, which callers wait for anyway.
         self.sent_failed = False
+        self._shut = False
         self.on_readable: Callable[[], None] = _ignore
         self.on_drained: Callable[[], None] = _ignore
+        self.on_closed: Callable[[], None] = _ignore
+        # A handler of ours raised: whoever owns the stream ends what it was for.
+        self.on_failed: Callable[[], None] = _ignore
 
     # -- TLS ---------------------------------------------------------------
 
@@ -183,9 +190,11 @@ class Stream:
             self.ended = True  # close_notify, after we have sent ours
         except ssl.SSLError as error:
             self._flush_tls()
-            # Data before a broken record was authentic: hand it out, the reason comes with the next call.
             if not total:
                 raise TlsFailed(reason_of(error)) from error
+            # Data before a broken record was authentic: hand it out. Nothing more may come, so that the next call,
+            # which says why, would not be made: a socket shut for reading is readable.
+            self._shut_socket(socket.SHUT_RD)
         if self._outgoing.pending:
             self._flush_tls()
         return total or (ENDED if self.ended else NOTHING_YET)
@@ -214,11 +223,14 @@ class Stream:
             self._send_raw(data)
             return
         size = len(data)
-        done = self._write(data if size <= _WRITE_BYTES else data[:_WRITE_BYTES])
-        self._send_raw(self._outgoing.read())
-        while done < size:
-            done += self._write(data[done : done + _WRITE_BYTES])
+        try:
+            done = self._write(data if size <= _WRITE_BYTES else data[:_WRITE_BYTES])
             self._send_raw(self._outgoing.read())
+            while done < size:
+                done += self._write(data[done : done + _WRITE_BYTES])
+                self._send_raw(self._outgoing.read())
+        except ssl.SSLError:
+            self.sent_failed = True  # the TLS layer has failed before, in reading
 
     def _send_raw(self, data: memoryview | bytes) -> None:
         if self._unsent:
@@ -251,17 +263,25 @@ class Stream:
         del self._unsent[:size]
         if not self._unsent:
             self._wait_for(self._events & ~WRITE)
+            if self._shut:
+                self._shut_socket(socket.SHUT_WR)
             self.on_drained()
 
     # -- readiness ---------------------------------------------------------
 
-    def watch(self, on_readable: Callable[[], None], on_drained: Callable[[], None] | None = None) -> None:
+    def watch(
+        self,
+        on_readable: Callable[[], None],
+        on_drained: Callable[[], None] | None = None,
+        on_failed: Callable[[], None] | None = None,
+    ) -> None:
         """Call these from now on; begins to watch the socket."""
         self.on_readable = on_readable
         self.on_drained = on_drained or _ignore
+        self.on_failed = on_failed or _ignore
         if not self._watched:
             self._watched = True
-            self._poller.watch(self.descriptor, self._on_events, self._events)
+            self._poller.watch(self.descriptor, self._on_events, self._events, fail=self._fail)
 
     def pause(self) -> None:
         """Read no more for now: the kernel's buffers fill and the peer stops sending."""
@@ -285,38 +305,58 @@ class Stream:
         if events & (READ | BROKEN) and not self.closed:
             self.on_readable()
 
+    def _fail(self) -> None:
+        self.on_failed()
+        self.abort()
+
     # -- the end -----------------------------------------------------------
 
     def shut_writing(self) -> None:
-        """Say that we send no more: close_notify and FIN."""
+        """Say that we send no more, behind what still waits to be sent: close_notify and FIN."""
+        if self._shut:
+            return
+        self._shut = True
         if self._tls is not None:
             try:
                 self._tls.unwrap()
             except ssl.SSLError:
                 pass  # it wants the peer's close_notify, which we do not wait for
             self._flush_tls()
+        if not self._unsent:
+            self._shut_socket(socket.SHUT_WR)
+
+    def _shut_socket(self, how: int) -> None:
         try:
-            self.socket.shutdown(socket.SHUT_WR)
+            self.socket.shutdown(how)
         except OSError:
             pass  # the peer has reset the connection
 
     def close(self) -> None:
-        """Close with close_notify and FIN; what could not be sent is lost."""
-        if not self.closed:
-            if not self.sent_failed and not self._unsent:
-                self.shut_writing()
-            self.closed = True
-            self._poller.close_socket(self.socket)
+        """Close with close_notify and FIN, or with a reset when something could not be sent."""
+        if self.closed:
+            return
+        if not self.sent_failed:
+            self.shut_writing()
+        if self._unsent and not self.sent_failed:
+            self.abort()
+        else:
+            self._leave()
 
     def abort(self) -> None:
         """Close with a reset, so that the peer cannot take a broken message for a whole one."""
         if not self.closed:
-            self.closed = True
             try:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             except OSError:
                 pass
-            self._poller.close_socket(self.socket)
+            self._leave()
+
+    def _leave(self) -> None:
+        self.closed = True
+        self.on_closed()
+        # Who is called back holds this stream, too: no circle shall wait for the collector.
+        self.on_readable = self.on_drained = self.on_closed = self.on_failed = _ignore
+        self._poller.close_socket(self.socket)
 
 
 def reason_of(error: ssl.SSLError) -> str:

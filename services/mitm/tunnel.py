@@ -17,7 +17,18 @@ class Tunnel:
     Owns both streams from the start of its life and closes them at its end; `on_end` is called once, after that.
     """
 
-    __slots__ = ("_client", "_idle_timeout_s", "_now", "_on_end", "_scratch", "_upstream", "deadline", "down", "up")
+    __slots__ = (
+        "_client",
+        "_idle_timeout_s",
+        "_now",
+        "_on_end",
+        "_over",
+        "_scratch",
+        "_upstream",
+        "deadline",
+        "down",
+        "up",
+    )
 
     def __init__(
         self,
@@ -37,9 +48,10 @@ class Tunnel:
         self._on_end = on_end
         self.up = 0
         self.down = 0
+        self._over = False
         self.deadline = now() + idle_timeout_s
-        client.watch(self._on_client, upstream.resume)
-        upstream.watch(self._on_upstream, client.resume)
+        client.watch(self._on_client, lambda: self._on_drained(upstream), self.fail)
+        upstream.watch(self._on_upstream, lambda: self._on_drained(client), self.fail)
 
     def send_up(self, data: bytes) -> None:
         """Pass on what was read from the client before the tunnel was there."""
@@ -54,6 +66,10 @@ class Tunnel:
         """The process stops."""
         self._end(broken=True)
 
+    def fail(self) -> None:
+        """A handler of ours has failed."""
+        self._end(broken=True)
+
     def _on_client(self) -> None:
         self.up += self._pass(self._client, self._upstream)
 
@@ -61,6 +77,10 @@ class Tunnel:
         self.down += self._pass(self._upstream, self._client)
 
     def _pass(self, source: Stream, sink: Stream) -> int:
+        if source.ended:
+            # It is paused and can say one thing only: that the connection is gone in the other direction too.
+            self._end(broken=True)
+            return 0
         size = source.receive()
         if size > 0:
             self.deadline = self._now() + self._idle_timeout_s
@@ -71,15 +91,36 @@ class Tunnel:
         if size == NOTHING_YET:
             return 0
         source.pause()
-        if size == BROKEN_OFF or sink.sent_failed or sink.ended:
-            self._end(broken=size == BROKEN_OFF)
+        if size == BROKEN_OFF:
+            self._end(broken=True)
         else:
             sink.shut_writing()
+            self._settle()
         return 0
 
+    def _on_drained(self, source: Stream) -> None:
+        if not source.ended:
+            source.resume()
+        self._settle()
+
+    def _settle(self) -> None:
+        """End when both sides have ended and have everything; close a side that is through before the other is."""
+        client, upstream = self._client, self._upstream
+        client_has_all = upstream.ended and not client.backlog
+        upstream_has_all = client.ended and not upstream.backlog
+        if client.sent_failed or upstream.sent_failed:
+            self._end(broken=True)
+        elif client_has_all and upstream_has_all:
+            self._end(broken=False)
+        elif client_has_all and client.ended:
+            client.close()
+        elif upstream_has_all and upstream.ended:
+            upstream.close()
+
     def _end(self, *, broken: bool) -> None:
-        if self._client.closed:
+        if self._over:
             return
+        self._over = True
         for stream in (self._client, self._upstream):
             if broken:
                 stream.abort()

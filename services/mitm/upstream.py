@@ -55,8 +55,9 @@ class Dialer:
     """
     Makes connections.
 
-    A dial that is cancelled closes what it opened. `own_addresses` holds the near addresses of all live upstream
-    sockets: a connection that comes from one of them is our own, going in a circle.
+    A dial that is cancelled closes what it opened. `own_connections` holds both addresses of all live upstream sockets:
+    one that arrives with the same two is our own, going in a circle. The near address alone would not do, because the
+    kernel gives the same port to connections that go to different places.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class Dialer:
         self._contexts = contexts
         self._connect_timeout_s = connect_timeout_s
         self._handshake_timeout_s = handshake_timeout_s
-        self.own_addresses: set[Address] = set()
+        self.own_connections: set[tuple[Address, Address]] = set()
+        self._ends: dict[socket.socket, tuple[Address, Address]] = {}
 
     async def dial_tls(self, route: Route) -> Stream:
         """
@@ -89,15 +91,15 @@ class Dialer:
             async with asyncio.timeout(self._handshake_timeout_s):
                 await self._handshake(stream, route.host)
         except TimeoutError as error:
-            self._drop(stream)
+            stream.close()
             raise UpstreamFailed(
                 "timeout", f"no TLS handshake with {route.host} within {self._handshake_timeout_s:g} s"
             ) from error
         except (TlsFailed, OSError) as error:
-            self._drop(stream)
+            stream.close()
             raise UpstreamFailed("tls", f"TLS with {route.host} failed: {error}") from error
         except BaseException:
-            self._drop(stream)
+            stream.close()
             raise
         return stream
 
@@ -122,16 +124,9 @@ class Dialer:
         if sock is None:
             raise UpstreamFailed("connect", f"cannot connect to {route.host}: {'; '.join(problems) or 'no address'}")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Stream(sock, self._poller, self._scratch)
-
-    def release(self, stream: Stream) -> None:
-        """Forget the near address of a stream that is being closed."""
-        if not stream.closed:
-            self.own_addresses.discard(_near_address(stream.socket))
-
-    def _drop(self, stream: Stream) -> None:
-        self.release(stream)
-        stream.close()
+        stream = Stream(sock, self._poller, self._scratch)
+        stream.on_closed = lambda: self._forget(sock)
+        return stream
 
     async def _race(
         self, route: Route, attempts: list[asyncio.Task[socket.socket]], problems: list[str]
@@ -140,23 +135,34 @@ class Dialer:
         loop = asyncio.get_running_loop()
         addresses = await self._first_addresses(route)
         more = route.original is not None and route.host not in self._upstream_map
+        # Asked for beside the attempts: a resolver that is slow must not hold up the connection that it is not for.
+        resolving: asyncio.Task[list[Address]] | None = None
         pending: set[asyncio.Task[socket.socket]] = set()
-        while addresses or pending or more:
-            if addresses:
-                attempt = loop.create_task(self._connect(addresses.pop(0)))
-                attempts.append(attempt)
-                pending.add(attempt)
-            done, pending = await asyncio.wait(
-                pending, timeout=ATTEMPT_DELAY_S if addresses or more else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            for attempt in done:
-                if attempt.exception() is None:
-                    self._close_losers(pending)
-                    return attempt.result()
-                problems.append(str(attempt.exception()))
-            if more and not addresses:
-                more = False
-                addresses = await self._other_addresses(route)
+        try:
+            while addresses or pending or more or resolving:
+                if addresses:
+                    attempt = loop.create_task(self._connect(addresses.pop(0)))
+                    attempts.append(attempt)
+                    pending.add(attempt)
+                await asyncio.wait(
+                    {*pending, resolving} if resolving else pending,
+                    timeout=ATTEMPT_DELAY_S if addresses or more else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for attempt in [attempt for attempt in pending if attempt.done()]:
+                    if attempt.exception() is None:
+                        self._close_losers({*attempts} - {attempt})
+                        return attempt.result()
+                    problems.append(_words_of(attempt.exception()))
+                    pending.remove(attempt)
+                if resolving is not None and resolving.done():
+                    addresses, resolving = resolving.result(), None
+                elif more and not addresses:
+                    more = False
+                    resolving = loop.create_task(self._other_addresses(route))
+        finally:
+            if resolving is not None:
+                resolving.cancel()
         return None
 
     def _close_losers(self, pending: set[asyncio.Task[socket.socket]]) -> None:
@@ -167,8 +173,7 @@ class Dialer:
 
     def _close_loser(self, attempt: asyncio.Task[socket.socket]) -> None:
         if not attempt.cancelled() and attempt.exception() is None:
-            self.own_addresses.discard(_near_address(attempt.result()))
-            attempt.result().close()
+            self._drop(attempt.result())
 
     async def _first_addresses(self, route: Route) -> list[Address]:
         mapped = self._upstream_map.get(route.host)
@@ -193,13 +198,15 @@ class Dialer:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise UpstreamFailed("dns", f"{host} has no address: {error.strerror or error}") from error
+        except UnicodeError as error:  # an empty label, or one of more than 63 letters
+            raise UpstreamFailed("dns", f"{host!r} is no host name") from error
         ipv6 = [info[4][:2] for info in found if info[0] == socket.AF_INET6]
         ipv4 = [info[4][:2] for info in found if info[0] == socket.AF_INET]
         pairs = (address for pair in zip_longest(ipv6, ipv4) for address in pair if address is not None)
         return [(str(address[0]), int(address[1])) for address in pairs][:ADDRESSES_MAX]
 
     async def _connect(self, address: Address) -> socket.socket:
-        """Connect to one address; the near address is registered before the far side can see the connection."""
+        """Connect to one address; both ends are noted before the far side can see the connection."""
         loop = asyncio.get_running_loop()
         sock = socket.socket(
             socket.AF_INET6 if ":" in address[0] else socket.AF_INET,
@@ -209,23 +216,29 @@ class Dialer:
             number = sock.connect_ex(address)
             if number not in (0, errno.EINPROGRESS):
                 raise OSError(number, f"{_shown(address)}: {errno.errorcode.get(number, number)}")
-            self.own_addresses.add(_near_address(sock))
+            self._ends[sock] = ends = _near_address(sock), address
+            self.own_connections.add(ends)
             async with asyncio.timeout(self._connect_timeout_s):
                 await _writable(loop, sock)
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if number:
                 raise OSError(number, f"{_shown(address)}: {errno.errorcode.get(number, number)}")
         except TimeoutError as error:
-            self._forget(sock)
+            self._drop(sock)
             raise OSError(errno.ETIMEDOUT, f"{_shown(address)}: no answer") from error
         except BaseException:
-            self._forget(sock)
+            self._drop(sock)
             raise
         return sock
 
-    def _forget(self, sock: socket.socket) -> None:
-        self.own_addresses.discard(_near_address(sock))
+    def _drop(self, sock: socket.socket) -> None:
+        self._forget(sock)
         sock.close()
+
+    def _forget(self, sock: socket.socket) -> None:
+        ends = self._ends.pop(sock, None)
+        if ends is not None:
+            self.own_connections.discard(ends)
 
     async def _handshake(self, stream: Stream, host: str) -> None:
         loop = asyncio.get_running_loop()
@@ -244,8 +257,7 @@ class Pool:
     asked for anything.
     """
 
-    def __init__(self, dialer: Dialer, poller: Poller, *, size_max: int, idle_timeout_s: float) -> None:
-        self._dialer = dialer
+    def __init__(self, poller: Poller, *, size_max: int, idle_timeout_s: float) -> None:
         self._poller = poller
         self._size_max = size_max
         self._idle_timeout_s = idle_timeout_s
@@ -273,7 +285,7 @@ class Pool:
             self.discard(stream)
             return
         streams.append((stream, self._poller.now + self._idle_timeout_s))
-        stream.on_readable = lambda: self._on_idle(stream)
+        stream.watch(lambda: self._on_idle(stream))
         stream.resume()
 
     def _on_idle(self, stream: Stream) -> None:
@@ -287,9 +299,7 @@ class Pool:
 
     def discard(self, stream: Stream) -> None:
         """Close a connection for good."""
-        if not stream.closed:
-            self._dialer.release(stream)
-            stream.close()
+        stream.close()
 
     def expire(self, now: float) -> None:
         """Close what has been idle for too long, oldest first."""
@@ -313,6 +323,10 @@ def _near_address(sock: socket.socket) -> Address:
     except OSError:
         return ("", 0)
     return (name[0], name[1])
+
+
+def _words_of(error: BaseException | None) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _shown(address: Address) -> str:

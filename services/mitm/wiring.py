@@ -23,6 +23,9 @@ class AwaitsUpstream(Protocol):
     def upstream_failed(self, failure: UpstreamFailed) -> None:
         """There is none."""
 
+    def fail(self) -> None:
+        """A step of ours has failed: end the connection. Never raises."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:

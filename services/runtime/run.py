@@ -12,6 +12,7 @@ import asyncio
 import ctypes
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +27,8 @@ from services.runtime.state import RoleTaken, StateDirectory, StateUnusable
 VERSION = "0.1.0"
 # How long a process waits for its role: a predecessor that is still dying holds it for a moment.
 ROLE_WAIT_S = 15.0
+# Twice mitm.connections_max's default, and some.
+DESCRIPTORS_MAX = 20_000
 _ROLE_POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -58,6 +61,7 @@ def run(name: str, service: Service, environ: Mapping[str, str]) -> int:
     """Run one service until it is asked to stop; return the exit status."""
     logs = Logs(name, level=Level.DEBUG if "-v" in sys.argv[1:] else Level.INFO)
     tie_to_parent()
+    raise_descriptor_limit()
     try:
         settings = read_settings(environ)
         state = StateDirectory.from_environ(environ)
@@ -70,6 +74,14 @@ def run(name: str, service: Service, environ: Mapping[str, str]) -> int:
         logs.error("state.refused", problem=str(error))
         return EXIT_CONFIG
     return uvloop.run(_supervised(name, service, settings, state, logs))
+
+
+def raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may have: every connection through mitm costs two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def tie_to_parent() -> None:
