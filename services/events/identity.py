@@ -28,7 +28,7 @@ class UlidSource:
         self._random = int.from_bytes(randomness) >> _COUNTER_BITS
         self._counter = 0
         self._last_ms = 0
-        self._prefix = ""
+        self._set_prefix()
 
     def make(self, now_unix_ms: int) -> str:
         """Return the next id, larger than every one before it."""

@@ -109,20 +109,27 @@ async def _supervised(name: str, service: Service, settings: Settings, state: St
         # What start-up made lives for ever: keep the collector from walking through it again and again.
         gc.freeze()
         await service(process)
-    except ConfigInvalid as error:
-        for problem in error.problems:
-            logs.error("config.refused", problem=problem)
-        return EXIT_CONFIG
-    except StartRefused as error:
-        logs.error("start.refused", problem=str(error))
-        return 1
     except Exception as error:
-        logs.error("process.failed", error=error)
-        return 1
+        return _told(error, logs)
     finally:
         os.close(lock)
     logs.info("process.stopped")
     return 0
+
+
+def _told(error: Exception, logs: Logs) -> int:
+    """Log why a service ended, and return its exit status."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # a TaskGroup wraps what its body raises
+    if isinstance(error, ConfigInvalid):
+        for problem in error.problems:
+            logs.error("config.refused", problem=problem)
+        return EXIT_CONFIG
+    if isinstance(error, StartRefused):
+        logs.error("start.refused", problem=str(error))
+    else:
+        logs.error("process.failed", error=error)
+    return 1
 
 
 async def _take_role(name: str, state: StateDirectory, stopping: asyncio.Event) -> int:

@@ -17,12 +17,14 @@ from tests.support.source import PROJECT
 
 SERVICE = """
 import asyncio, os, sys
-from services.runtime.run import run
+from services.runtime.run import StartRefused, run
 from services.runtime.settings import ConfigInvalid
 
 async def service(process):
     if "fail" in sys.argv: raise ValueError("no luck")
     if "refuse" in sys.argv: raise ConfigInvalid(["mitm.port is odd", "mitm.port is even"])
+    if "taken" in sys.argv:
+        async with asyncio.TaskGroup(): raise StartRefused("port 1 is taken")
     if "end" in sys.argv: return
     await process.stopping.wait()
 
@@ -156,3 +158,12 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
+
+
+def test_what_keeps_a_service_from_starting_is_told_in_one_line(processes: Processes) -> None:
+    """Also out of a task group, which wraps it; supervisord tries again."""
+    refused = processes.start("taken")
+    assert refused.wait(timeout=20) == 1
+    told = lines(refused)
+    assert [line["problem"] for line in told if line["event"] == "start.refused"] == ["port 1 is taken"]
+    assert not any("traceback" in line for line in told)

@@ -42,7 +42,7 @@ from services.runtime.logs import Logs
 from services.runtime.settings import MitmSettings, Settings
 from services.runtime.state import StateDirectory
 from tests.support.eventually import eventually
-from tests.support.raw_upstream import DOMAIN, RawUpstream, Script, test_authority
+from tests.support.raw_upstream import DOMAIN, RawUpstream, Script, upstream_authority
 from tests.support.tls_end import WAIT_S, TlsEnd
 
 Answer = TypeVar("Answer")
@@ -292,7 +292,7 @@ def mitm_config(
         path.mkdir(mode=0o700, exist_ok=True)
     if ca_file is None:
         path = folder / "test-authority.pem"
-        path.write_bytes(test_authority().certificate_pem())
+        path.write_bytes(upstream_authority().certificate_pem())
         ca_file = str(path)
     settings = Settings(mitm=MitmSettings(intercept_hosts=tuple(hosts), upstream_ca_file=ca_file, **limits))
     config = MitmConfig.from_settings(settings, state)

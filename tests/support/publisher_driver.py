@@ -3,8 +3,9 @@ A publisher for tests, as a process: journals and publishes without end until it
 
     python -m tests.support.publisher_driver <state directory> <publisher> <file> <records per s>
 
-A line `started <exchange id>` or `finished <exchange id>` is appended to the file when the journal has taken it, never before. One
-exchange in five is never finished, another reports progress first.
+A line `started <exchange id>` or `finished <exchange id>` is appended to the file when the journal has taken it, never
+before. An exchange is finished when `OPEN_EXCHANGES` later ones have begun; one in five reports progress and is never
+finished.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from services.runtime.logs import Logs
 from services.runtime.run import tie_to_parent
 from tests.support.records import usage_json
 
+OPEN_EXCHANGES = 40
 _TICK_S = 0.01
 
 
@@ -36,15 +38,26 @@ async def drive(home: Path, name: str, acknowledged: int, rate_per_s: int) -> No
         while True:
             for _ in range(max(1, int(rate_per_s * _TICK_S))):
                 number += 1
-                publish(publisher, f"{journal.epoch[:8]}-{number}", number, acknowledged)
+                begin(publisher, key_of(journal, number), acknowledged)
+                if number > OPEN_EXCHANGES:
+                    go_on(publisher, key_of(journal, number - OPEN_EXCHANGES), number, acknowledged)
             await asyncio.sleep(_TICK_S)
 
 
-def publish(publisher: ExchangePublisher, key: str, number: int, acknowledged: int) -> None:
-    """One exchange: what is written to `acknowledged` is on disk already."""
+def key_of(journal: Journal, number: int) -> str:
+    """Name an exchange as no other life does."""
+    return f"{journal.epoch[:8]}-{number}"
+
+
+def begin(publisher: ExchangePublisher, key: str, acknowledged: int) -> None:
+    """An exchange begins; what is written to `acknowledged` is on disk already."""
     draft = usage_json(key, exchange_id=key, outcome=Outcome.TRUNCATED, aborted_by="proxy", usage={})
     publisher.start(key, draft)
     os.write(acknowledged, b"started %b\n" % key.encode())
+
+
+def go_on(publisher: ExchangePublisher, key: str, number: int, acknowledged: int) -> None:
+    """It ends, or only reports how far it is."""
     if number % 5 == 1:
         publisher.progress(key, b'{"usage":{"input_tokens":7}}')
         return

@@ -9,7 +9,6 @@ The script runs once per connection, in a thread of its own; what it raises fail
 """
 
 import functools
-import os
 import socket
 import ssl
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from services.mitm.authority import Pair, make_authority, make_leaf, make_leaf_key
+from tests.support.authority import load_pair
 from tests.support.eventually import eventually
 from tests.support.tls_end import WAIT_S, TlsEnd
 
@@ -27,7 +27,7 @@ _IDLE_S = 60.0
 
 
 @functools.cache
-def test_authority() -> Pair:
+def upstream_authority() -> Pair:
     """The authority that mitm is told to trust in tests; it may vouch for test names and the providers'."""
     return make_authority([DOMAIN, "anthropic.com", "googleapis.com"], datetime.now(UTC), "test authority")
 
@@ -36,15 +36,10 @@ def server_context(
     host: str = f"*.{DOMAIN}", *, authority: Pair | None = None, age: timedelta | None = None
 ) -> ssl.SSLContext:
     """Return a context with a fresh certificate for `host`, made `age` ago."""
-    leaf = make_leaf(authority or test_authority(), make_leaf_key(), host, datetime.now(UTC) - (age or timedelta()))
+    leaf = make_leaf(authority or upstream_authority(), make_leaf_key(), host, datetime.now(UTC) - (age or timedelta()))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
-    descriptor = os.memfd_create("leaf")
-    try:
-        os.write(descriptor, leaf.certificate_pem() + leaf.key_pem())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
+    load_pair(context, leaf)
     return context
 
 
