@@ -5,11 +5,17 @@ Prints microseconds per event, for each dialect, with one event and with 25 even
 server-sent events alone. Best of several rounds, on one core, all in memory. A proxy adds its own cost to these.
 """
 
+import struct
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from time import perf_counter
+from zlib import crc32
 
+from services.dialects.framings import AWS_CONTENT_TYPE
 from services.dialects.recognise import RequestFacts, recognise, response_reader
+from services.wire.eventstream import EventStreamReader
+from services.wire.json_stream import JsonLineReader
 from services.wire.sse import ServerSentEventReader
 
 EVENTS_PER_ROUND = 5000
@@ -34,6 +40,71 @@ def anthropic_event(number: int) -> bytes:
     return f"event: content_block_delta\ndata: {delta}\n\n".encode()
 
 
+def chat_event(number: int) -> bytes:
+    """Return one chunk of an OpenAI chat stream, the kind that nearly all of them are."""
+    return (
+        'data: {"id":"chatcmpl-BwoiPTGRbKkY5rncfaM0s9KtWrq5N","object":"chat.completion.chunk","created":1763900000,'
+        '"model":"gpt-5-2025-08-07","service_tier":"default","system_fingerprint":"fp_51e1070cf2","choices":[{"index":0,'
+        f'"delta":{{"content":"{TEXT}{number}"}},"logprobs":null,"finish_reason":null}}],"usage":null}}\n\n'
+    ).encode()
+
+
+def responses_event(number: int) -> bytes:
+    """Return one event of an OpenAI Responses stream, the kind that nearly all of them are."""
+    delta = f'"item_id":"msg_0108ce40c6fb22bd","output_index":0,"content_index":0,"delta":"{TEXT}","logprobs":[]'
+    return (
+        "event: response.output_text.delta\n"
+        f'data: {{"type":"response.output_text.delta","sequence_number":{number},{delta}}}\n\n'
+    ).encode()
+
+
+def cohere_event(number: int) -> bytes:
+    """Return one event of a Cohere chat stream, the kind that nearly all of them are."""
+    delta = f'"index":0,"delta":{{"message":{{"content":{{"text":"{TEXT}{number}"}}}}}}'
+    return f'event: content-delta\ndata: {{"type":"content-delta",{delta}}}\n\n'.encode()
+
+
+def interactions_event(number: int) -> bytes:
+    """Return one event of a stream of Google's interactions, the kind that nearly all of them are."""
+    delta = f'"index":{number},"delta":{{"text":"{TEXT}","type":"text"}}'
+    return f'event: step.delta\ndata: {{{delta},"event_type":"step.delta","type":"step.delta"}}\n\n'.encode()
+
+
+def ollama_line(number: int) -> bytes:
+    """Return one line of an Ollama chat, the kind that nearly all of them are."""
+    message = f'"message":{{"role":"assistant","content":"{TEXT}{number}"}}'
+    return f'{{"model":"gemma3:1b","created_at":"2025-08-20T13:48:23.241046Z",{message},"done":false}}\n'.encode()
+
+
+def converse_event(number: int) -> bytes:
+    """Return one message of a Converse stream, the kind that nearly all of them are."""
+    payload = f'{{"contentBlockIndex":0,"delta":{{"text":"{TEXT}{number}"}},"p":"abcdefghijklmnopqrstuv"}}'
+    return _aws_message("contentBlockDelta", payload.encode())
+
+
+def claude_chunk(number: int) -> bytes:
+    """Return one message of Claude's stream through InvokeModel, the kind that nearly all of them are."""
+    delta = f'{{"type":"content_block_delta","index":0,"delta":{{"type":"text_delta","text":"{TEXT}{number}"}}}}'
+    return _aws_message("chunk", b'{"bytes":"%b","p":"abcdefghijkl"}' % b64encode(delta.encode()))
+
+
+def llama_chunk(number: int) -> bytes:
+    """Return one message of Llama's stream through InvokeModel, each of which has counts."""
+    said = f'{{"generation":"{TEXT}","prompt_token_count":null,"generation_token_count":{number},"stop_reason":null}}'
+    return _aws_message("chunk", b'{"bytes":"%b","p":"abcdefghijkl"}' % b64encode(said.encode()))
+
+
+def _aws_message(event_type: str, payload: bytes) -> bytes:
+    named = {":event-type": event_type, ":content-type": "application/json", ":message-type": "event"}
+    headers = b"".join(
+        struct.pack(f">B{len(name)}sBH{len(value)}s", len(name), name.encode(), 7, len(value), value.encode())
+        for name, value in named.items()
+    )
+    lengths = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
+    start = lengths + struct.pack(">I", crc32(lengths)) + headers + payload
+    return start + struct.pack(">I", crc32(start))
+
+
 def _generate_content(number: int) -> bytes:
     total = 64122 + number
     return (
@@ -43,6 +114,8 @@ def _generate_content(number: int) -> bytes:
     ).encode()
 
 
+BEDROCK = "bedrock-runtime.us-east-1.amazonaws.com"
+
 STREAMS: dict[str, tuple[str, str, Callable[[int], bytes]]] = {
     "google-cloudcode": ("cloudcode-pa.googleapis.com", "/v1internal:streamGenerateContent?alt=sse", cloudcode_event),
     "google-generate-content": (
@@ -51,6 +124,26 @@ STREAMS: dict[str, tuple[str, str, Callable[[int], bytes]]] = {
         gemini_event,
     ),
     "anthropic-messages": ("api.anthropic.com", "/v1/messages", anthropic_event),
+    "openai-chat": ("api.openai.com", "/v1/chat/completions", chat_event),
+    "openai-responses": ("api.openai.com", "/v1/responses", responses_event),
+    "cohere-chat": ("api.cohere.com", "/v2/chat", cohere_event),
+    "google-interactions": ("generativelanguage.googleapis.com", "/v1beta/interactions", interactions_event),
+    "ollama-native": ("localhost", "/api/chat", ollama_line),
+    "bedrock-converse": (BEDROCK, "/model/m/converse-stream", converse_event),
+    "bedrock-invoke (Claude)": (BEDROCK, "/model/m/invoke-with-response-stream", claude_chunk),
+    "bedrock-invoke (Llama)": (BEDROCK, "/model/m/invoke-with-response-stream", llama_chunk),
+}
+
+# Of the streams that are no event streams.
+CONTENT_TYPES = {
+    "ollama-native": "application/x-ndjson",
+    "bedrock-converse": AWS_CONTENT_TYPE,
+    "bedrock-invoke (Claude)": AWS_CONTENT_TYPE,
+    "bedrock-invoke (Llama)": AWS_CONTENT_TYPE,
+}
+FRAMING_ALONE = {
+    AWS_CONTENT_TYPE: lambda: EventStreamReader().feed,
+    "application/x-ndjson": lambda: JsonLineReader().feed,
 }
 
 
@@ -73,15 +166,17 @@ def main() -> int:
             b"".join(events[start : start + EVENTS_IN_A_BURST]) for start in range(0, len(events), EVENTS_IN_A_BURST)
         ]
         call = recognise("POST", host, path)
-        for label, pieces_of in (("", None), ("  events alone", ServerSentEventReader)):
+        content_type = CONTENT_TYPES.get(name, "text/event-stream")
+        alone = FRAMING_ALONE.get(content_type, lambda: ServerSentEventReader().feed_data)
+        for label, feed_alone in (("", None), ("  events alone", alone)):
             figures = []
             for pieces in (events, bursts):
-                if pieces_of is None:
-                    reader = response_reader(call, status=200, content_type="text/event-stream", facts=RequestFacts())
+                if feed_alone is None:
+                    reader = response_reader(call, status=200, content_type=content_type, facts=RequestFacts())
                     assert reader is not None
                     feed: Callable[[bytes], object] = reader.feed
                 else:
-                    feed = pieces_of().feed_data
+                    feed = feed_alone()
                 figures.append(us_per_event(feed, pieces, len(events)))
             print(f"{label or name:26}{len(events[0]):7}{figures[0]:16.2f}{figures[1]:16.2f}")
     return 0

@@ -67,7 +67,10 @@ class Attribution:
     def _accept(self, event: TurnAccepted) -> None:
         started_at = _moment(event.at)
         known = self._turns.get(event.turn_id)
-        if known is not None:  # said again because the request was
+        if known is not None:
+            # Said again because the request was, or because the turn had waited for others and begins only now.
+            if started_at is not None and known.ended_at is None:
+                known.started_at = max(known.started_at, started_at)
             known.conversation_id = known.conversation_id or event.conversation_id
         elif started_at is not None:
             self._turns[event.turn_id] = _Turn(event.label, started_at, None, event.conversation_id, frozenset())

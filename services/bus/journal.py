@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ from services.bus.store import (
 )
 
 _EPOCH_NAME = re.compile("[0-9a-f]{32}")
+# In a draft, which is a record; inside a string of it the quotes would be escaped.
+_RUN = re.compile(rb'"run":"([0-9A-Za-z]+)"')
 # A hello names every epoch, ten times a second.
 _PAST_EPOCHS_MAX = 64
 # A draft is written again when the segment that has it is this many segments behind (more when there are many
@@ -179,6 +181,11 @@ class Journal:
     def size_bytes(self) -> int:
         """What all epochs take on disk."""
         return self._other_bytes + self._written
+
+    def open_runs(self) -> Counter[str]:
+        """Count the exchanges that are not over by the `client.run` that they belong to."""
+        found = (_RUN.search(draft.parts[0]) for draft in self._drafts.values())
+        return Counter(match[1].decode() for match in found if match)
 
     def retry(self) -> None:
         """Try again to write what waits for room on the disk, and to make a segment when there is none."""

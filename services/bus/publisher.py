@@ -212,6 +212,7 @@ class ExchangePublisher:
             "recording": self._journal.problem is None,
             "recording_problem": self._journal.problem,
             "unacknowledged": sum(stream.window.unacknowledged for stream in self._streams.values()),
+            "runs": self._journal.open_runs(),
             "waiting_for_disk": self._journal.waiting,
             "records_dropped": self._journal.dropped,
             "journal_bytes": self._journal.size_bytes,

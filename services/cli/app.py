@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from services.cli import check_config, down, health, status, tail, up, usage
-from services.cli.arguments import parser
+from services.cli.arguments import parsed
 from services.cli.process import ProcessTree
+from services.cli.run import Order, run
 from services.cli.upstream import Api
 from services.runtime.settings import CHECKOUT, EXIT_CONFIG, ConfigInvalid, read_settings
 from services.runtime.state import StateDirectory, StateUnusable
@@ -21,7 +22,7 @@ from services.runtime.state import StateDirectory, StateUnusable
 
 def command(arguments: Sequence[str], environ: Mapping[str, str], now: datetime) -> int:
     """Run one command; return its exit status."""
-    chosen = parser(now).parse_args(arguments)
+    chosen = parsed(arguments, now)
     state, tree = StateDirectory.from_environ(environ), ProcessTree(CHECKOUT)
     if chosen.command == "down":
         # No mistake in the configuration may keep anybody from stopping what runs.
@@ -44,6 +45,15 @@ def command(arguments: Sequence[str], environ: Mapping[str, str], now: datetime)
                 return usage.usage(state.ledger, since=chosen.since, until=chosen.until, as_json=chosen.json)
             case "tail":
                 return tail.tail(settings.accountant.usage_endpoint, as_json=chosen.json, count=chosen.count)
+            case "run":
+                order = Order(
+                    program=chosen.program,
+                    label=chosen.label,
+                    user=chosen.user,
+                    as_json=chosen.json,
+                    output=chosen.output,
+                )
+                return run(order, settings, state, api, environ)
             case _:
                 return check_config.report([], settings.file)
     except StateUnusable as error:

@@ -5,13 +5,26 @@ recognise     which call a request is: the table of all dialects, and the only d
 dialect       the terms: `Call`, `RequestFacts`, what a dialect has to bring, what a reader has to do
 hosts         whose API a host name is; which hosts are worth intercepting
 answer        how any answer is read: framing, errors, and how it ended; the dialect's `Tally` says the rest
+framings      streams that are no event streams: JSON lines, AWS messages
 counts        numbers and names taken from JSON; the sums that a provider's own numbers should keep
 request_body  the few members of a request body that a record needs
 model_names   the language server's placeholder names -> names of models
+openai_paths  the endpoints of OpenAI-shaped APIs; openai_usage  their usage objects; background_responses  late reports
 
     google_generate_content   Gemini API and Vertex AI, `:generateContent` and `:streamGenerateContent`
     google_cloudcode          the Cloud Code wrapper around it, `v1internal:…`
+    google_embeddings         Gemini API's `:embedContent` and kin, Vertex AI's `:predict` with an embedding model
+    google_interactions       the Interactions API
     anthropic_messages        Anthropic Messages, also behind gateways and on Vertex AI
+    bedrock_converse          Amazon Bedrock's Converse
+    bedrock_invoke            Amazon Bedrock's InvokeModel: each vendor's own format
+    cohere                    Cohere's chat, generate, embeddings, rerank
+    ollama                    Ollama's own API
+    openai_chat               OpenAI Chat Completions and the many APIs that speak it
+    openai_completions        OpenAI's legacy completions
+    openai_embeddings         OpenAI's embeddings
+    openai_images             OpenAI's images
+    openai_responses          OpenAI Responses: JSON, event stream, WebSocket
 
 How to add a dialect:
 

@@ -2,8 +2,9 @@
 Answers: decoded body bytes in any split go in, the records of the response come out.
 
 What differs between providers is in a dialect's `Tally`, which is told one parsed JSON message at a time. Here is what
-they share: an answer is an event stream, a JSON array whose elements arrive one after the other, or one JSON object;
-an answer of status 400 and above is an error object; and every answer ends as exactly one `Outcome`.
+they share: an answer is an event stream, a JSON array whose elements arrive one after the other, one JSON object, or a
+stream of another framing that the dialect brings; an answer of status 400 and above is an error object; and every
+answer ends as exactly one `Outcome`.
 
 Rules
   * The content type is believed when it says event stream, otherwise the first byte decides: gateways mislabel.
@@ -22,6 +23,7 @@ import orjson
 
 from services.dialects.counts import error_name_of, object_of, objects_of
 from services.dialects.dialect import Call, RequestFacts
+from services.dialects.framings import StreamFraming
 from services.events.usage import Counts, Outcome, ResponseUsage
 from services.wire.errors import WireError
 from services.wire.json_stream import BYTE_ORDER_MARK, WHITE_SPACE, JsonElementReader
@@ -87,15 +89,28 @@ class AnswerReader:
         tally: The dialect's part.
         content_type: Of the response, as the server wrote it.
         end_is_final: The dialect's end mark is the last word: a body that breaks off behind it was complete.
+        end_mark: Data of the event that is such a last word, where it is no message (`[DONE]`).
+        framing: Of a stream that is neither events nor an array; None where the content type names none.
     """
 
-    def __init__(self, tally: Tally, content_type: str, *, end_is_final: bool = False) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        content_type: str,
+        *,
+        end_is_final: bool = False,
+        end_mark: bytes | None = None,
+        framing: StreamFraming | None = None,
+    ) -> None:
         self._tally = tally
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._end_is_final = end_is_final
+        self._end_mark = end_mark
+        self._saw_end_mark = False
         self._events = ServerSentEventReader()
         self._elements = JsonElementReader()
         self._is_event_stream = self._content_type == "text/event-stream"
+        self._framing = framing
         self._split = self._events.feed_data if self._is_event_stream else self._split_by_first_byte
         self._failure: str | None = None
 
@@ -108,8 +123,10 @@ class AnswerReader:
             self._failure = str(error)
             return False
         changed = False
+        if self._end_mark in texts and self._is_event_stream:
+            self._saw_end_mark = True
         # The elements of an array are all parsed: among them something that is not JSON is a fault.
-        for text in self._tally.worth_parsing(texts) if self._is_event_stream else texts:
+        for text in self._tally.worth_parsing(texts) if self._is_stream else texts:
             try:
                 message = orjson.loads(text)
             except orjson.JSONDecodeError:
@@ -129,13 +146,22 @@ class AnswerReader:
         return self._tally.record(Outcome.TRUNCATED)
 
     def end(self, *, complete: bool) -> tuple[ResponseUsage, ...]:
-        if self._is_event_stream and self._failure is None:
+        if self._is_stream and self._failure is None:
             self._read_what_is_left()
         outcome = self._outcome(complete)
         reason = self._failure if outcome is Outcome.UNREADABLE else None
         return self._tally.record(outcome, reason), *self._tally.extra_records(outcome)
 
+    @property
+    def _is_stream(self) -> bool:
+        return self._is_event_stream or self._framing is not None
+
     def _split_by_first_byte(self, data: bytes) -> list[bytes]:
+        if self._framing is not None and data:
+            if self._framing.begins_with(data):
+                self._split = self._framing.feed
+                return self._split(data)
+            self._framing = None  # mislabelled
         start = data.lstrip(WHITE_SPACE + BYTE_ORDER_MARK)
         if not start:
             return []
@@ -151,18 +177,32 @@ class AnswerReader:
 
     def _note_garbled(self) -> None:
         """In a stream something else than JSON is nothing; an answer that should be JSON and is not is unreadable."""
-        if not self._is_event_stream:
+        if not self._is_stream:
             self._failure = "answer is not valid JSON"
 
     def _read_what_is_left(self) -> None:
+        if self._framing is not None:
+            self._read_what_is_left_of(self._framing)
+            return
         try:
             unfinished = self._events.end()
         except WireError:
             return  # too long to be kept, and without an end in any case
-        if unfinished is not None and (message := _json_object(unfinished.data)):
+        if unfinished is not None and unfinished.data == self._end_mark:
+            self._saw_end_mark = True
+        elif unfinished is not None and (message := _json_object(unfinished.data)):
             self._tally.read(message)
         for error in _stray_errors(self._events.stray_text):
             self._tally.fail(error)
+
+    def _read_what_is_left_of(self, framing: StreamFraming) -> None:
+        try:
+            unfinished = framing.end()
+        except WireError as error:
+            self._failure = str(error)
+            return
+        if unfinished is not None and (message := _json_object(unfinished)):
+            self._tally.read(message)
 
     def _outcome(self, complete: bool) -> Outcome:
         if self._tally.error_type is not None:
@@ -176,7 +216,9 @@ class AnswerReader:
         return Outcome.OK if self._tally.counts() else Outcome.NO_USAGE
 
     def _is_whole(self, complete: bool) -> bool:
-        if self._is_event_stream or self._elements.is_array:
+        if self._saw_end_mark:
+            return True
+        if self._is_stream or self._elements.is_array:
             return self._tally.has_ended and (complete or self._end_is_final)
         if self._elements.is_array is None:  # no body at all
             return complete
@@ -184,10 +226,19 @@ class AnswerReader:
 
 
 class ErrorAnswerReader:
-    """Reads one answer of status 400 and above: no counts, and the provider's word for the error if it says one."""
+    """
+    Reads one answer of status 400 and above: no counts, and the provider's word for the error if it says one.
 
-    def __init__(self, call: Call, status: int, facts: RequestFacts) -> None:
+    Args:
+        call: What the request is.
+        status: Of the answer.
+        facts: What the request said.
+        reason: What else the answer says of the error, outside its body.
+    """
+
+    def __init__(self, call: Call, status: int, facts: RequestFacts, *, reason: str | None = None) -> None:
         self._call = call
+        self._reason = reason
         self._status = status
         self._facts = facts
         self._body = bytearray()
@@ -216,6 +267,7 @@ class ErrorAnswerReader:
             conversation_id=self._facts.conversation_id,
             error_type=str(self._status),
             error_code=self._error_code(),
+            reason=self._reason,
         )
 
     def _error_code(self) -> str | None:

@@ -1,7 +1,7 @@
 """The terms of this stage: what a call is, what is learned from its request, and what a dialect has to bring."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -45,12 +45,30 @@ class RequestFacts:
     Attributes:
         model: The model asked for.
         stream: Whether a stream was asked for.
+        include_usage: Whether the stream was asked to report usage, where a provider does so only then.
         conversation_id: The client's own id of the conversation.
     """
 
     model: str | None = None
     stream: bool | None = None
+    include_usage: bool | None = None
     conversation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseFacts:
+    """
+    What a response says about itself before its body.
+
+    Attributes:
+        status: Of the final response, not of a 1xx before it.
+        content_type: Value of the header field; empty when there is none.
+        headers: Further fields by lower-case name, as far as the wire's readers keep them.
+    """
+
+    status: int
+    content_type: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +124,38 @@ class ResponseReader(Protocol):
         ...
 
 
+class SocketReader(Protocol):
+    """
+    Reads the usage out of one WebSocket: many responses on one connection, usually one after the other.
+
+    Texts are whole messages in UTF-8, decompressed, in the order in which they passed. None of the methods raises.
+    """
+
+    def feed_client(self, text: bytes) -> tuple[ResponseUsage, ...]:
+        """Read a message of the client; return the records of the responses that are over by it."""
+        ...
+
+    def feed_server(self, text: bytes) -> tuple[ResponseUsage, ...]:
+        """Read a message of the server; return the records of the responses that are over by it."""
+        ...
+
+    def pending(self) -> tuple[ResponseUsage, ...]:
+        """Return the responses that are under way, oldest first, as if the connection broke off here: truncated."""
+        ...
+
+    def end(self, *, complete: bool) -> tuple[ResponseUsage, ...]:
+        """
+        The connection is over.
+
+        Args:
+            complete: It was closed as it should be; False when it broke off.
+
+        Returns:
+            The records of the responses that were under way.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """
@@ -116,9 +166,13 @@ class Dialect:
         recognise: Says which call of this API a request is, or None when it is none of them; total.
         request_reader: Makes the reader of a request body.
         response_reader: Makes the reader of a response body, from call, status, content type and request facts.
+        headed_reader: Stands in for it where an API says some of it in headers; None where it does not.
+        socket_reader: Makes the reader of a WebSocket that the call opens; None where the API has none.
     """
 
     name: str
     recognise: Callable[[Endpoint], Call | None]
     request_reader: Callable[[Call], RequestReader]
     response_reader: Callable[[Call, int, str, RequestFacts], ResponseReader]
+    headed_reader: Callable[[Call, ResponseFacts, RequestFacts], ResponseReader] | None = None
+    socket_reader: Callable[[Call, RequestFacts], SocketReader | None] | None = None

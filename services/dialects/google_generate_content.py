@@ -82,9 +82,7 @@ CANDIDATES_MAX = 128
 
 # Model calls that spend and that nobody here reads yet; the same paths with other verbs.
 UNREAD_OPERATIONS = {
-    "embedContent": "embeddings",
-    "batchEmbedContents": "embeddings",
-    "predict": "predict",
+    "asyncBatchEmbedContent": "embeddings",
     "predictLongRunning": "predict",
     "batchGenerateContent": OPERATION,
 }
@@ -172,7 +170,7 @@ class GenerateContentTally:
             counts["total_tokens"] = total
         for field, suffix in MODALITY_LISTS.items():
             if field in usage:
-                _add_by_modality(counts, usage[field], suffix)
+                add_by_modality(counts, usage[field], suffix)
         return counts
 
     def response_model(self) -> str | None:
@@ -261,7 +259,7 @@ def _tier_of(usage: dict[str, object]) -> str | None:
     return name_of(usage.get("serviceTier")) or name_of(usage.get("trafficType"))
 
 
-def _add_by_modality(counts: dict[str, int | float], entries: object, suffix: str) -> None:
+def add_by_modality(counts: dict[str, int | float], entries: object, suffix: str) -> None:
     """Add the entries of one list to the counts of their modalities, under names such as `text_input_tokens`."""
     for entry in objects_of(entries):
         modality, tokens = entry.get("modality"), count_of(entry.get("tokenCount"))

@@ -3,8 +3,8 @@ Host names and the providers behind them: which connections are worth opening, a
 
 Provider names are those of the OpenTelemetry GenAI conventions (`gen_ai.provider.name`) where these have one. In a
 pattern `*` stands for letters, digits and hyphens, never for a dot: interception covers the API's own hosts and not
-the shop beside it. Databricks is left out for that reason (its API shares the host of the whole workspace); a user who
-wants it adds it to `intercept_hosts`.
+the shop beside it. Databricks is only named for that reason (its API shares the host of the whole workspace); a user
+who wants it adds it to `intercept_hosts`.
 """
 
 import ipaddress
@@ -34,6 +34,9 @@ PROVIDER_HOSTS: tuple[tuple[str, str], ...] = (
     ("models.inference.ai.azure.com", "azure.ai.inference"),
     ("bedrock-runtime.*.amazonaws.com", "aws.bedrock"),
     ("bedrock-runtime-fips.*.amazonaws.com", "aws.bedrock"),
+    ("bedrock-runtime.*.api.aws", "aws.bedrock"),
+    ("bedrock-runtime-fips.*.api.aws", "aws.bedrock"),
+    ("*.bedrock-runtime.*.vpce.amazonaws.com", "aws.bedrock"),
     ("bedrock-mantle.*.api.aws", "aws.bedrock"),
     ("api.cohere.com", "cohere"),
     ("api.cohere.ai", "cohere"),
@@ -65,6 +68,14 @@ PROVIDER_HOSTS: tuple[tuple[str, str], ...] = (
     ("api.z.ai", "z_ai"),
 )
 
+# Hosts that are named, but only opened for users who say so.
+NAMED_HOSTS: tuple[tuple[str, str], ...] = (
+    ("*.cloud.databricks.com", "databricks"),
+    ("*.gcp.databricks.com", "databricks"),
+    ("*.*.azuredatabricks.net", "databricks"),
+    ("*.*.gcp.databricks.com", "databricks"),
+)
+
 # The default of `[mitm] intercept_hosts`.
 INTERCEPT_HOSTS: tuple[str, ...] = tuple(pattern for pattern, _ in PROVIDER_HOSTS)
 
@@ -79,7 +90,7 @@ def host_matches(host: str, patterns: Iterable[str]) -> bool:
 def provider_of(host: str) -> str:
     """Return the provider behind `host`, which may carry a port; `self_hosted` or `unknown` if it is no provider's."""
     name = host_name(host)
-    for pattern, provider in PROVIDER_HOSTS:
+    for pattern, provider in (*PROVIDER_HOSTS, *NAMED_HOSTS):
         if _compiled(pattern).fullmatch(name):
             return provider
     return SELF_HOSTED if _is_local(name) else UNKNOWN_PROVIDER

@@ -5,10 +5,27 @@ The table below is all that knows every dialect. Its order matters only where tw
 of them do. Nothing here raises, whatever a client sends.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from urllib.parse import unquote
 
-from services.dialects import anthropic_messages, google_cloudcode, google_generate_content
+from services.dialects import (
+    anthropic_messages,
+    bedrock_converse,
+    bedrock_invoke,
+    cohere,
+    google_cloudcode,
+    google_embeddings,
+    google_generate_content,
+    google_interactions,
+    ollama,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_images,
+    openai_responses,
+)
 from services.dialects.dialect import (
     Call,
     CallKind,
@@ -16,7 +33,9 @@ from services.dialects.dialect import (
     Endpoint,
     RequestFacts,
     RequestReader,
+    ResponseFacts,
     ResponseReader,
+    SocketReader,
 )
 from services.dialects.hosts import host_name, provider_of
 from services.dialects.model_names import ModelCatalogueReader
@@ -27,20 +46,38 @@ __all__ = [
     "RequestFacts",
     "RequestReader",
     "ResponseReader",
+    "SocketReader",
     "catalogue_reader",
     "recognise",
     "request_reader",
     "response_reader",
+    "retrieval_reader",
+    "socket_reader",
 ]
 
 DIALECTS: tuple[Dialect, ...] = (
     google_cloudcode.DIALECT,
     google_generate_content.DIALECT,
+    google_embeddings.DIALECT,
+    google_interactions.DIALECT,
     anthropic_messages.DIALECT,
+    bedrock_converse.DIALECT,
+    bedrock_invoke.DIALECT,
+    cohere.CHAT,
+    cohere.EMBED,
+    cohere.RERANK,
+    ollama.DIALECT,
+    openai_responses.DIALECT,
+    openai_responses.SOCKET_DIALECT,
+    openai_embeddings.DIALECT,
+    openai_images.DIALECT,
+    openai_completions.DIALECT,
+    openai_chat.DIALECT,  # knows by name what else OpenAI-shaped APIs have
 )
 
 # A longer path is recognised anew each time: what is remembered has a bound in bytes, too.
 _REMEMBERED_LETTERS_MAX = 512
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
 
 
@@ -75,7 +112,14 @@ def request_reader(call: Call) -> RequestReader | None:
     return dialect.request_reader(call) if dialect else None
 
 
-def response_reader(call: Call, *, status: int, content_type: str, facts: RequestFacts) -> ResponseReader | None:
+def response_reader(
+    call: Call,
+    *,
+    status: int,
+    content_type: str,
+    facts: RequestFacts,
+    headers: Mapping[str, str] = _NO_HEADERS,
+) -> ResponseReader | None:
     """
     Return a reader for the response's body, or None for calls that nobody here can read.
 
@@ -83,14 +127,32 @@ def response_reader(call: Call, *, status: int, content_type: str, facts: Reques
         status: Of the final response, not of a 1xx before it.
         content_type: Value of the header field; empty when there is none.
         facts: What the request said; `RequestFacts()` when nothing is known.
+        headers: Further fields by lower-case name: Bedrock says in them what a body does not.
     """
     dialect = _BY_NAME.get(call.dialect or "")
-    return dialect.response_reader(call, status, content_type, facts) if dialect else None
+    if dialect is None:
+        return None
+    if dialect.headed_reader is None:
+        return dialect.response_reader(call, status, content_type, facts)
+    return dialect.headed_reader(call, ResponseFacts(status=status, content_type=content_type, headers=headers), facts)
+
+
+def socket_reader(call: Call, facts: RequestFacts) -> SocketReader | None:
+    """Return a reader for the messages of a WebSocket that the call has opened, or None where nobody can read them."""
+    dialect = _BY_NAME.get(call.dialect or "")
+    return dialect.socket_reader(call, facts) if dialect and dialect.socket_reader else None
 
 
 def catalogue_reader(call: Call) -> ModelCatalogueReader | None:
     """Return a reader for an answer that lists models, which teaches their names; None for every other call."""
     return ModelCatalogueReader() if call.operation == google_cloudcode.CATALOGUE_VERB else None
+
+
+def retrieval_reader(call: Call, *, status: int, content_type: str) -> ResponseReader | None:
+    """Return a reader for a past response that is asked for again, for `BackgroundResponses`; None for other calls."""
+    if call.operation != openai_responses.RETRIEVAL:
+        return None
+    return openai_responses.response_reader(call, status, content_type, RequestFacts())
 
 
 def _path_of(target: str) -> str:

@@ -39,6 +39,7 @@ class Client:
         executable: Base name of its program.
         cwd: Its working directory.
         label: The name that the user gave it: proxy credentials, or the language server's profile.
+        run: Id of the `wiremeter run` that it belongs to.
     """
 
     uid: int | None = None
@@ -46,6 +47,7 @@ class Client:
     executable: str | None = None
     cwd: str | None = None
     label: str | None = None
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ COUNT_MEANING: Mapping[str, str] = {
     "document_cache_read_input_tokens": "part of cache_read_input_tokens: documents",
     "accepted_prediction_output_tokens": "part of output_tokens: predicted outputs that were used",
     "rejected_prediction_output_tokens": "part of output_tokens: predicted outputs that were not",
+    "image_tokens": "images, where the provider counts them beside the input",
     "total_tokens": "the provider's own total, as reported",
     "web_search_requests": "web searches that the provider counted",
     "web_fetch_requests": "web fetches that the provider counted",

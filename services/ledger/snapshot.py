@@ -13,6 +13,7 @@ from services.ledger.entry import ExchangeSeries, Series, members_from
 from services.ledger.periods import HOUR_US, Level, Span, cover
 from services.ledger.report import ExchangeRow, SumRow
 from services.ledger.rollups import Sum, add_up_at
+from services.ledger.window import text_from
 
 
 class Snapshot:
@@ -49,6 +50,27 @@ class Snapshot:
             )
             rows += [SumRow(span.level, p, series[s], names[m], Sum(total, n)) for p, s, m, total, n in sums]
         return rows
+
+    def sums_of_run(self, run: str, since_us: int, uid: int | None) -> list[SumRow]:
+        """
+        Return the sums of the records that carry the id of a run.
+
+        Args:
+            since_us: When it began.
+            uid: Take as well what processes of this user called since then that mitm could not see. Not even those of
+                a prompt turn are left out: that a call belongs to one is guessed from user and time, too.
+        """
+        names = self._execute("SELECT id, provider, model, label, uid, outcome FROM series", ())
+        series = {n: Series(*key) for n, *key in names}
+        found = self._execute(
+            "SELECT at_unix_us, series, counts FROM usage WHERE at_unix_us >= ?1"
+            " AND (json_extract(body, '$.client.run') = ?2"
+            " OR (json_extract(body, '$.client.uid') = ?3 AND json_extract(body, '$.timing.started_at') >= ?4"
+            " AND json_extract(body, '$.client.run') IS NULL AND json_extract(body, '$.client.pid') IS NULL))",
+            (since_us, run, uid, text_from(since_us)),
+        )
+        sums = add_up_at(Level.MONTH, ((at, series[n], orjson.loads(counts)) for at, n, counts in found))
+        return [SumRow(Level.MONTH, None, each, measure, value) for (_, each, measure), value in sums.items()]
 
     def _sums_of_rows(self, span: Span, series: dict[int, Series], level: Level) -> list[SumRow]:
         found = self._execute(

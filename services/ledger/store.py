@@ -36,7 +36,7 @@ from services.ledger.report import Window, usage_report
 from services.ledger.rollups import add_up, add_up_exchanges
 from services.ledger.schema import MIGRATIONS, VERSION
 from services.ledger.snapshot import Snapshot
-from services.ledger.window import LedgerQueryInvalid, groups_from, window_from
+from services.ledger.window import LedgerQueryInvalid, groups_from, unix_us, window_from
 
 EVENTS_SCHEMA = "wiremeter.usage-events/1"
 EVENTS_MAX = 1000
@@ -307,6 +307,22 @@ class LedgerReader:
             until_us=None if until is None else until_us,
         )
         return usage_report(rows, exchanges, groups, window, now_us)
+
+    def run_report(self, run: str, since: datetime, uid: int | None = None) -> dict[str, object]:
+        """
+        Return the usage report of one `wiremeter run`, from the records that carry its id.
+
+        Args:
+            since: When it began.
+            uid: Of the redirected user, whose processes may be invisible: see `Snapshot.sums_of_run`.
+
+        Raises:
+            LedgerUnusable: The ledger cannot be read.
+        """
+        now_us = int(self._clock() * 1_000_000)
+        since_us = unix_us(since)
+        rows = self._ask(lambda read: read.sums_of_run(run, since_us, uid), [])
+        return usage_report(rows, [], (), Window(since_us=since_us, until_us=None), now_us)
 
     def events(self, after: int = 0, limit: int = EVENTS_MAX) -> dict[str, object]:
         """

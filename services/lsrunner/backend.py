@@ -7,7 +7,6 @@ after every life, the profile is closed and the process stopped, in this order, 
 
 import asyncio
 import dataclasses
-import urllib.parse
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +25,6 @@ from services.lsrunner.lodging import (
     as_account,
     guarded,
     inherited_variables,
-    proxy_variables,
-    trust_variables,
 )
 from services.lsrunner.probe import (
     NoLodging,
@@ -43,6 +40,7 @@ from services.lsrunner.profiles import Place, Profile, ProfileFailed, Turn, Turn
 from services.lsrunner.profiles.simulated import NOTICE, SERVER_SCRIPT
 from services.lsrunner.store import publish
 from services.lsrunner.supervision import Input, Supervision
+from services.runtime.environment import proxy_address, proxy_variables, trust_variables
 from services.runtime.logs import Logs
 from services.runtime.run import VERSION
 
@@ -283,7 +281,7 @@ class Backend:
 
     @property
     def _proxy(self) -> str:
-        return f"http://{urllib.parse.quote(self.label, safe='')}:@127.0.0.1:{self._config.mitm_port}"
+        return proxy_address(self._config.mitm_port, self.label)
 
     def _environment(self, lodging: Lodging) -> dict[str, str]:
         inherited = {} if lodging.account.sudo else inherited_variables(self._environ)

@@ -122,39 +122,6 @@ def holds_connection(table: str, local_port: int, remote_port: int) -> bool:
     return False
 
 
-def trust_variables(bundle: Path, authority: Path) -> dict[str, str]:
-    """
-    Return the variables by which programs learn to trust mitm.
-
-    `bundle` holds the system's authorities and ours, for those who replace their store; `authority` ours alone, for
-    those who add to it. With SSL_CERT_FILE but without SSL_CERT_DIR a Go program would read the system's directory as
-    well.
-    """
-    return {
-        "SSL_CERT_FILE": str(bundle),
-        "SSL_CERT_DIR": "/dev/null",
-        "NODE_EXTRA_CA_CERTS": str(authority),
-        "REQUESTS_CA_BUNDLE": str(bundle),
-        "CURL_CA_BUNDLE": str(bundle),
-        "AWS_CA_BUNDLE": str(bundle),
-        "GIT_SSL_CAINFO": str(bundle),
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(bundle),
-        "DENO_CERT": str(authority),
-    }
-
-
-def proxy_variables(proxy: str) -> dict[str, str]:
-    """Return the variables that send a program's HTTPS through CONNECT."""
-    return {
-        "HTTPS_PROXY": proxy,
-        "https_proxy": proxy,
-        "NO_PROXY": "localhost,127.0.0.1,::1",
-        "no_proxy": "localhost,127.0.0.1,::1",
-        # Node 24 and later: its own fetch honours the proxy only with this.
-        "NODE_USE_ENV_PROXY": "1",
-    }
-
-
 def account_variables(lodging: Lodging, path: str) -> dict[str, str]:
     """Return what a login would set."""
     return {

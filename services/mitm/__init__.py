@@ -9,6 +9,7 @@ Runs       several times side by side: `python -m services.mitm N`.
 Fails      a broken exchange ends its own connection; broken shared state ends the process with status 1 and supervisord
            starts it again. Connections break with it; journaled usage is delivered after the restart.
 
-Read it in the order of a connection's life: server, arrival, relay, observer. Below them stream and poller move the
-bytes, upstream finds the provider, authority and keystore make the certificates, peer says who connects.
+Read it in the order of a connection's life: server, arrival, relay (for HTTP/2 http2_relay, http2_exchange,
+http2_flow), observer. Below them stream and poller move the bytes, upstream finds the provider, authority and keystore
+make the certificates, peer says who connects.
 """

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -36,11 +37,16 @@ async def mitm(process: Process) -> None:
     publisher = ExchangePublisher(journal, addresses, logs)
     poller = Poller(asyncio.get_running_loop(), logs)
     scratch = Scratch()
+
+    def context_for(host: str, usual: ssl.SSLContext) -> ssl.SSLContext:
+        return keystore.simulator_context if host == SIMULATED_HOST else usual
+
     dialer = Dialer(
         poller,
         scratch,
         upstream_map=dict(config.upstream_map),
-        contexts=lambda host: keystore.simulator_context if host == SIMULATED_HOST else keystore.upstream_context,
+        contexts=lambda host: context_for(host, keystore.upstream_context),
+        http2_contexts=lambda host: context_for(host, keystore.http2_upstream_context),
         connect_timeout_s=config.limits.connect_timeout_s,
         handshake_timeout_s=config.limits.handshake_timeout_s,
     )
@@ -50,8 +56,8 @@ async def mitm(process: Process) -> None:
     async with asyncio.TaskGroup() as tasks:
         dials: set[asyncio.Task[None]] = set()
 
-        def begin(route: Route, awaits: AwaitsUpstream, *, tls: bool) -> None:
-            dialling = tasks.create_task(server.dial(route, awaits, tls=tls))
+        def begin(route: Route, awaits: AwaitsUpstream, *, tls: bool, http2: bool = False) -> None:
+            dialling = tasks.create_task(server.dial(route, awaits, tls=tls, http2=http2))
             dials.add(dialling)
             dialling.add_done_callback(dials.discard)
 
@@ -71,6 +77,7 @@ async def mitm(process: Process) -> None:
                 decoded_bytes_max=config.limits.decoded_bytes_max,
             ),
             dial=partial(begin, tls=True),
+            dial_http2=partial(begin, tls=True, http2=True),
             dial_tunnel=partial(begin, tls=False),
         )
         server = Server(config, wiring, dialer, keystore.server_context, peers)

@@ -8,25 +8,28 @@ through unopened to where the client wanted to go. What is neither TLS nor CONNE
 import base64
 import binascii
 import ipaddress
+from dataclasses import replace
 from enum import Enum
 from typing import Protocol
 
 from services.events.exchange import Client
 from services.mitm.config import CANARY_HOST
-from services.mitm.observer import tunnel_record
+from services.mitm.http2_relay import ALPN as HTTP2
+from services.mitm.http2_relay import Http2Relay
 from services.mitm.peer import Address, Owner, PeerDirectory
-from services.mitm.relay import LINGER_S, Relay, refusal
+from services.mitm.refusal import refusal
+from services.mitm.relay import LINGER_S, Relay
 from services.mitm.stream import NOTHING_YET, Stream, TlsFailed
-from services.mitm.tunnel import Tunnel
+from services.mitm.tunnel import Tunnel, tunnel_record
 from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import Wiring
+from services.runtime.environment import ClientName, client_name
 from services.runtime.settings import split_address
 from services.wire.client_hello import HANDSHAKE_RECORD, ClientHello, ClientHelloInvalid, ClientHelloReader
 from services.wire.http1 import HttpInvalid, RequestHead, read_request_head
 
 # A proxy's request head has an address and credentials, nothing more.
 CONNECT_HEAD_BYTES_MAX = 16 * 1024
-LABEL_LETTERS_MAX = 64
 _HTTPS_PORT = 443
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 # RFC 8446 §6.2
@@ -46,6 +49,7 @@ _DISTRUST = (
 class _Phase(Enum):
     FIRST_BYTES = "awaiting the first bytes"
     HELLO = "awaiting a ClientHello"
+    CHOICE = "awaiting the protocol that the provider speaks"
     HANDSHAKE = "awaiting the end of the handshake"
     DIAL = "awaiting the tunnel's other end"
     LINGER = "awaiting the client's end"
@@ -55,31 +59,33 @@ class _Phase(Enum):
 class ConnectionPeer:
     """Who made one connection; the process is looked up when it is first asked for."""
 
-    __slots__ = ("_client", "_directory", "_owner", "label")
+    __slots__ = ("_client", "_directory", "_owner", "name")
 
     def __init__(self, owner: Owner | None, directory: PeerDirectory) -> None:
         self._owner = owner
         self._directory = directory
         self._client: Client | None = None
-        self.label: str | None = None
+        self.name: ClientName | None = None
 
     def client(self) -> Client:
-        """Describe the client."""
+        """Describe the client: credentials that it sent name it, else what it was started with."""
         if self._client is None:
             found = self._directory.client_of(self._owner) if self._owner else Client()
-            self._client = Client(
-                uid=found.uid, pid=found.pid, executable=found.executable, cwd=found.cwd, label=self.label
-            )
+            if self.name is None and found.pid is not None:
+                self.name = self._directory.name_of(found.pid)
+            if self.name is not None:
+                found = replace(found, label=self.name.label, run=self.name.run)
+            self._client = found
         return self._client
 
 
 class Arrivals(Protocol):
     """The server, as an arrival sees it."""
 
-    def arrival_became(self, arrival: "Arrival", successor: Relay | Tunnel | None) -> None:
+    def arrival_became(self, arrival: "Arrival", successor: Relay | Http2Relay | Tunnel | None) -> None:
         """The arrival has handed its stream to `successor`, or closed it."""
 
-    def relay_ended(self, relay: Relay) -> None:
+    def relay_ended(self, relay: Relay | Http2Relay) -> None:
         """A relay has closed its streams."""
 
     def tunnel_ended(self, tunnel: Tunnel) -> None:
@@ -94,8 +100,8 @@ class Arrivals(Protocol):
     def client_spoke(self, host: str) -> None:
         """A client has made a request, so that it trusts us."""
 
-    def server_context_for(self, stream: Stream, host: str) -> None:
-        """Put the server side of TLS on the stream, with a leaf for `host`."""
+    def server_context_for(self, stream: Stream, host: str, *, http2: bool) -> None:
+        """Put the server side of TLS on the stream, with a leaf for `host` and the protocol."""
 
 
 class Arrival:
@@ -106,12 +112,14 @@ class Arrival:
         "_connect",
         "_established",
         "_hello",
+        "_http2",
         "_original",
         "_peer",
         "_phase",
         "_received",
         "_route",
         "_stream",
+        "_upstream",
         "_wiring",
         "deadline",
     )
@@ -130,6 +138,8 @@ class Arrival:
         self._connect: Address | None = None
         self._established = False
         self._route: Route | None = None
+        self._http2 = False
+        self._upstream: Stream | None = None
         self.deadline = wiring.poller.now + wiring.limits.client_hello_timeout_s
         stream.watch(self._on_readable, on_failed=self.fail)
 
@@ -188,7 +198,7 @@ class Arrival:
         elif target is None:
             self._refuse(400, f"CONNECT target {request.target[:80]!r} is not host:port")
         else:
-            self._peer.label = _label_of(request)
+            self._peer.name = _name_in(request)
             self._connect_to((target[0].lower().removesuffix("."), target[1]), rest)
 
     def _connect_to(self, target: Address, rest: bytes) -> None:
@@ -228,17 +238,22 @@ class Arrival:
             self._end()
             return
         listed = name is not None and name in self._wiring.hosts
-        if name is not None and listed and (not hello.protocols or "http/1.1" in hello.protocols):
-            self._intercept(name)
+        has_http1 = not hello.protocols or "http/1.1" in hello.protocols
+        if name is not None and listed and (has_http1 or HTTP2 in hello.protocols):
+            self._route = self._route_to(name)
+            if has_http1 and HTTP2 in hello.protocols and self._wiring.limits.http2 == "prefer":
+                self._choose()
+            else:
+                self._intercept(http2=not has_http1)
             return
         if listed:
-            self._wiring.logs.warning("connection.unread", host=name, reason="the client offers HTTP/2 only")
+            self._wiring.logs.warning("connection.unread", host=name, reason=f"the client offers {hello.protocols}")
         if self._connect is not None:
             self._tunnel(self._route_to(self._connect[0]))
         elif self._original is not None:
             self._tunnel(self._route_to(name or self._original[0]))
         elif listed:
-            self._refuse_tls(_NO_APPLICATION_PROTOCOL, f"{name}: the client offers HTTP/2 only, which is not read")
+            self._refuse_tls(_NO_APPLICATION_PROTOCOL, f"{name}: the client offers {hello.protocols}, not HTTP")
         else:
             self._refuse_tls(
                 _UNRECOGNIZED_NAME, f"server name {name!r} is not on the list, and nothing says where else to go"
@@ -251,9 +266,29 @@ class Arrival:
         port = self._original[1] if self._original else _HTTPS_PORT
         return Route(host=host, port=port, original=self._original)
 
-    def _intercept(self, host: str) -> None:
-        self._route = self._route_to(host)
-        self._arrivals.server_context_for(self._stream, host)
+    def _choose(self) -> None:
+        """Ask the provider first: only what it speaks can be passed on."""
+        assert self._route is not None
+        self._phase = _Phase.CHOICE
+        self._stream.pause()
+        self.deadline = self._wiring.poller.now + 4 * self._wiring.limits.connect_timeout_s
+        self._wiring.dial_http2(self._route, self)
+
+    def _chosen(self, upstream: Stream | None) -> None:
+        """`upstream` None: there is none. The client is told why when it asks, over HTTP/1.1."""
+        assert self._route is not None
+        self._stream.resume()
+        is_http2 = upstream is not None and upstream.protocol == HTTP2
+        if upstream is not None and is_http2:
+            self._upstream = upstream
+        elif upstream is not None:
+            self._wiring.pool.put(self._route, upstream)
+        self._intercept(http2=is_http2)
+
+    def _intercept(self, *, http2: bool) -> None:
+        assert self._route is not None
+        self._http2 = http2
+        self._arrivals.server_context_for(self._stream, self._route.host, http2=http2)
         self._phase = _Phase.HANDSHAKE
         self.deadline = self._wiring.poller.now + self._wiring.limits.handshake_timeout_s
         self._stream.feed_tls(bytes(self._received))
@@ -279,7 +314,12 @@ class Arrival:
             self._handshake_failed(self._route.host, str(error))
             return
         self._phase = _Phase.OVER
-        relay = Relay(self._stream, self._route, self._peer, self._wiring, self._arrivals)
+        upstream, self._upstream = self._upstream, None
+        relay: Relay | Http2Relay
+        if self._http2:
+            relay = Http2Relay(self._stream, self._route, self._peer, self._wiring, self._arrivals, upstream)
+        else:
+            relay = Relay(self._stream, self._route, self._peer, self._wiring, self._arrivals)
         self._arrivals.arrival_became(self, relay)
         relay.receive_early()
 
@@ -299,7 +339,10 @@ class Arrival:
         self._wiring.dial_tunnel(route, self)
 
     def upstream_ready(self, upstream: Stream) -> bool:
-        """The tunnel's other end is there; False when the client has gone."""
+        """The tunnel's other end is there, or the provider's; False when the client has gone."""
+        if self._phase is _Phase.CHOICE:
+            self._chosen(upstream)
+            return True
         if self._phase is not _Phase.DIAL:
             return False
         assert self._route is not None
@@ -330,7 +373,9 @@ class Arrival:
         return True
 
     def upstream_failed(self, failure: UpstreamFailed) -> None:
-        """The tunnel's other end cannot be reached."""
+        """The other end cannot be reached."""
+        if self._phase is _Phase.CHOICE:
+            self._chosen(None)
         if self._phase is not _Phase.DIAL:
             return
         self._wiring.logs.warning("tunnel.failed", reason=str(failure))
@@ -365,6 +410,9 @@ class Arrival:
         self._over()
 
     def _over(self) -> None:
+        if self._upstream is not None:
+            self._wiring.pool.discard(self._upstream)
+            self._upstream = None
         if self._phase is not _Phase.OVER:
             self._phase = _Phase.OVER
             self._arrivals.arrival_became(self, None)
@@ -385,16 +433,15 @@ class Arrival:
         self._over()
 
 
-def _label_of(request: RequestHead) -> str | None:
-    """Return the user name of the proxy credentials (RFC 7617): the label that the client's exchanges get."""
+def _name_in(request: RequestHead) -> ClientName | None:
+    """Return what the proxy credentials (RFC 7617) call the client: label and, from `wiremeter run`, the run."""
     scheme, _, credentials = request.field(b"proxy-authorization").partition(" ")
     if scheme.lower() != "basic":
         return None
     try:
-        name = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
+        return client_name(base64.b64decode(credentials, validate=True).decode())
     except (binascii.Error, UnicodeDecodeError):
         return None
-    return "".join(letter for letter in name if letter.isprintable())[:LABEL_LETTERS_MAX] or None
 
 
 def _is_ip_address(text: str) -> bool:

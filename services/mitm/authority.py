@@ -8,8 +8,10 @@ for any other name. Time is an argument.
 
 import base64
 import binascii
+import contextlib
 import ipaddress
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,10 +20,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
+    pkcs12,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -201,6 +205,19 @@ def as_pem(certificate: bytes) -> bytes:
     """Return a DER certificate as a PEM block with its closing newline."""
     lines = (base64.b64encode(certificate[n : n + 48]) for n in range(0, len(certificate), 48))
     return b"-----BEGIN CERTIFICATE-----\n" + b"\n".join(lines) + b"\n-----END CERTIFICATE-----\n"
+
+
+def as_java_store(certificates: Iterable[bytes], password: str) -> bytes:
+    """Return DER certificates as a PKCS #12 trust store that Java reads; those that cannot be parsed are left out."""
+    entries = []
+    for number, certificate in enumerate(certificates):
+        with contextlib.suppress(ValueError), warnings.catch_warnings():
+            # Every system's store has old authorities that break some rule; those are the system's affair.
+            warnings.simplefilter("ignore")
+            parsed = x509.load_der_x509_certificate(certificate)
+            # Java wants names, and takes entries of one name for the same.
+            entries.append(pkcs12.PKCS12Certificate(parsed, f"authority-{number}".encode()))
+    return pkcs12.serialize_java_truststore(entries, BestAvailableEncryption(password.encode()))
 
 
 def _builder(

@@ -41,6 +41,7 @@ class MitmConfig:
     journal_directory: Path
     run_directory: Path
     trust_bundle: Path
+    trust_store: Path
     authority_certificate: Path
 
     @classmethod
@@ -75,6 +76,7 @@ class MitmConfig:
             journal_directory=state.journal,
             run_directory=state.run,
             trust_bundle=state.trust_bundle,
+            trust_store=state.trust_store,
             authority_certificate=state.authority_certificate,
         )
 

@@ -3,6 +3,7 @@ Keys, certificates and trust on disk and in TLS contexts.
 
     ca/key.pem, ca/ca.pem        the authority, 0600, made at the first start, under a lock: workers start together
     <shared>/ca-bundle.pem       the system's authorities and ours, for the language server's SSL_CERT_FILE, 0644
+    <shared>/ca-bundle.p12       the same for Java, 0644
     <shared>/ca.pem              ours alone, for NODE_EXTRA_CA_CERTS, 0644
     simulator/provider.pem       certificate and key of the simulated provider, 0600; simulator/ca.pem vouches for it
 
@@ -25,6 +26,7 @@ from services.mitm.authority import (
     LEAF_LEFT_MIN,
     AuthorityInvalid,
     Pair,
+    as_java_store,
     as_pem,
     certificates_in,
     has_expired,
@@ -36,6 +38,7 @@ from services.mitm.authority import (
     reason_to_replace,
 )
 from services.mitm.config import SIMULATED_HOST, MitmConfig
+from services.runtime.environment import JAVA_STORE_PASSWORD
 from services.runtime.logs import Logs
 from services.runtime.settings import ConfigInvalid
 
@@ -64,27 +67,29 @@ class Keystore:
         self._logs = logs
         self._clock = clock
         self._leaf_key = make_leaf_key()
-        self._contexts: OrderedDict[str, tuple[ssl.SSLContext, datetime]] = OrderedDict()
+        self._contexts: OrderedDict[tuple[str, bool], tuple[ssl.SSLContext, datetime]] = OrderedDict()
         with _locked(config.ca_directory / "lock"):
             self.authority = self._open_authority()
             system = self._system_certificates()
             self._publish_bundle(system)
             self._open_simulator()
-        self.upstream_context = self._make_upstream_context(system)
+        self.upstream_context = self._make_upstream_context(system, ["http/1.1"])
+        self.http2_upstream_context = self._make_upstream_context(system, ["h2", "http/1.1"])
         self.simulator_context = _client_context()
         self.simulator_context.load_verify_locations(config.simulator_directory / "ca.pem")
 
-    def server_context(self, host: str) -> ssl.SSLContext:
-        """Return the context that shows a valid leaf for `host`."""
+    def server_context(self, host: str, http2: bool = False) -> ssl.SSLContext:
+        """Return the context that shows a valid leaf for `host` and speaks HTTP/2, or HTTP/1.1."""
         now = self._clock()
-        found = self._contexts.get(host)
+        name = host, http2
+        found = self._contexts.get(name)
         if found is not None and found[1] > now:
-            self._contexts.move_to_end(host)
+            self._contexts.move_to_end(name)
             return found[0]
         leaf = make_leaf(self.authority, self._leaf_key, host, now)
-        context = self._make_server_context(leaf)
+        context = self._make_server_context(leaf, "h2" if http2 else "http/1.1")
         renew_at = leaf.certificate.not_valid_after_utc - LEAF_LEFT_MIN
-        self._contexts[host] = (context, max(renew_at, now + timedelta(minutes=1)))
+        self._contexts[name] = (context, max(renew_at, now + timedelta(minutes=1)))
         if len(self._contexts) > CONTEXTS_MAX:
             self._contexts.popitem(last=False)
         return context
@@ -137,6 +142,7 @@ class Keystore:
         certificates = [*system, self.authority.certificate_der()]
         write_atomically(path, b"".join(as_pem(certificate) for certificate in certificates), 0o644)
         assert certificates_in(path.read_bytes()) == certificates
+        write_atomically(self._config.trust_store, as_java_store(certificates, JAVA_STORE_PASSWORD), 0o644)
         write_atomically(self._config.authority_certificate, self.authority.certificate_pem(), 0o644)
 
     def _open_simulator(self) -> None:
@@ -154,11 +160,11 @@ class Keystore:
 
     # -- contexts ----------------------------------------------------------
 
-    def _make_server_context(self, leaf: Pair) -> ssl.SSLContext:
+    def _make_server_context(self, leaf: Pair, protocol: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS)
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([protocol])
         # Tickets would be good for this process and this leaf only, and cost a write and two seals per connection.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
@@ -168,8 +174,9 @@ class Keystore:
             context.load_cert_chain(path)
         return context
 
-    def _make_upstream_context(self, system: list[bytes]) -> ssl.SSLContext:
+    def _make_upstream_context(self, system: list[bytes], protocols: list[str]) -> ssl.SSLContext:
         context = _client_context()
+        context.set_alpn_protocols(protocols)
         context.load_verify_locations(cadata=b"".join(as_pem(c) for c in system).decode("ascii"))
         if self._config.upstream_ca_file:
             path = Path(self._config.upstream_ca_file)

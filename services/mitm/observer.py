@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache, wraps
-from typing import Concatenate, ParamSpec, Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import orjson
 
-from services.dialects.dialect import Call, CallKind, RequestFacts, RequestReader, ResponseReader
+from services.dialects.dialect import Call, CallKind, RequestFacts, RequestReader, ResponseReader, SocketReader
 from services.dialects.model_names import ModelCatalogueReader, ModelNames
-from services.dialects.recognise import catalogue_reader, recognise, request_reader, response_reader
+from services.dialects.recognise import catalogue_reader, recognise, request_reader, response_reader, socket_reader
 from services.events.exchange import Client, ExchangeCounted, UsageRecorded
 from services.events.identity import UlidSource
 from services.events.usage import Outcome, ResponseUsage
@@ -26,8 +26,9 @@ from services.wire.content_encoding import ContentDecoder, content_decoder
 from services.wire.errors import WireError
 from services.wire.http1 import RequestHead, ResponseHead
 
-_INTERNAL = "internal error, see the log"
+INTERNAL = "internal error, see the log"
 _Arguments = ParamSpec("_Arguments")
+_Observer = TypeVar("_Observer", bound="Fallible")
 
 
 class Abort(StrEnum):
@@ -71,13 +72,20 @@ class ObserverParts:
     decoded_bytes_max: int
 
 
-def _harmless(
-    step: Callable[Concatenate["Observation", _Arguments], None],
-) -> Callable[Concatenate["Observation", _Arguments], None]:
+class Fallible(Protocol):
+    """What may have a bug."""
+
+    def failed(self, error: Exception) -> None:
+        """A step has raised. Never raises."""
+
+
+def harmless(
+    step: Callable[Concatenate[_Observer, _Arguments], None],
+) -> Callable[Concatenate[_Observer, _Arguments], None]:
     """Keep a bug in `step` from the traffic: it is logged, and nothing is read any more."""
 
     @wraps(step)
-    def guarded(self: "Observation", /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+    def guarded(self: _Observer, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
         try:
             step(self, *args, **kwargs)
         except Exception as error:
@@ -145,11 +153,13 @@ class Observation:
     def __repr__(self) -> str:
         return f"<Observation {self._id} of {self._call.operation or 'an unknown call'} at {self._host}>"
 
-    @_harmless
+    @harmless
     def _begin(self, request: RequestHead, peer: Peer) -> None:
         self._client = peer.client()
         self._call = recognise(request.method, self._host, request.target)
         self._facts = RequestFacts(model=self._call.request_model)
+        if request.field(b"content-type").startswith("application/grpc"):
+            self._problem = "gRPC messages are not read"
         if self._call.kind is CallKind.MODEL_CALL:
             self._begin_call(request)
 
@@ -157,11 +167,11 @@ class Observation:
         """A step of ours has failed: the traffic goes on, unread."""
         self._parts.logs.error("observation.failed", error=error, exchange=self._id, host=self._host)
         self.reads_request = False
-        self._stop_reading(_INTERNAL)
+        self._stop_reading(INTERNAL)
 
     # -- what passes -------------------------------------------------------
 
-    @_harmless
+    @harmless
     def request_content(self, data: bytes) -> None:
         """Read a piece of the request's body."""
         assert self._request_reader is not None
@@ -170,27 +180,34 @@ class Observation:
         except WireError:
             self.reads_request = False  # the model is then what the response names
 
-    @_harmless
+    @harmless
     def request_ended(self) -> None:
         """The request is whole: what it says about itself is known."""
         if self._request_reader is None:
             return
         facts = self._request_reader.facts()
         self._facts = RequestFacts(
-            model=facts.model or self._call.request_model, stream=facts.stream, conversation_id=facts.conversation_id
+            model=facts.model or self._call.request_model,
+            stream=facts.stream,
+            include_usage=facts.include_usage,
+            conversation_id=facts.conversation_id,
         )
         self.reads_request = False
         members = {"request_model": self._facts.model, "conversation_id": self._facts.conversation_id}
-        self._parts.outbox.progress(self._id, orjson.dumps(members | {"model": self._model_named(self._facts.model)}))
+        self._parts.outbox.progress(self._id, orjson.dumps(members | {"model": self.model_named(self._facts.model)}))
 
-    @_harmless
+    @harmless
     def response_head(self, response: ResponseHead, now: float) -> None:
         """The final response begins."""
         self._status = response.status
-        self._first_byte_ms = _ms(now - self._started)
+        self._first_byte_ms = milliseconds(now - self._started)
         content_type = response.field(b"content-type")
         self._response_reader = response_reader(
-            self._call, status=response.status, content_type=content_type, facts=self._facts
+            self._call,
+            status=response.status,
+            content_type=content_type,
+            facts=self._facts,
+            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in response.fields.items()},
         )
         self._catalogue = catalogue_reader(self._call)
         if self._response_reader is None and self._catalogue is None:
@@ -201,6 +218,8 @@ class Observation:
             self._problem = str(error)
             return
         self.reads_response = True
+        if self._response_reader is not None and self._response_reader.counts():  # Bedrock has counts in its head
+            self._journal_counts(self._response_reader)
 
     def response_content(self, view: memoryview, content: Sequence[tuple[int, int]]) -> None:
         """Read pieces of the response's body, and journal the counts if they changed."""
@@ -214,12 +233,15 @@ class Observation:
                 self._catalogue.feed(data)
                 return
             if reader.feed(data):
-                members = {"usage": reader.counts(), "response_model": reader.response_model()}
-                self._parts.outbox.progress(self._id, orjson.dumps(members))
+                self._journal_counts(reader)
         except WireError as error:
             self._stop_reading(str(error))
         except Exception as error:
             self.failed(error)
+
+    def _journal_counts(self, reader: ResponseReader) -> None:
+        members = {"usage": reader.counts(), "response_model": reader.response_model()}
+        self._parts.outbox.progress(self._id, orjson.dumps(members))
 
     def _stop_reading(self, problem: str) -> None:
         self._problem = problem
@@ -235,23 +257,37 @@ class Observation:
         """The exchange broke off; `aborted_by` None means that it ended as such things end."""
         self._close(now, complete=aborted_by is None, aborted_by=aborted_by, reason=reason)
 
-    @_harmless
-    def upgraded(self, response: ResponseHead, now: float) -> None:
-        """The connection speaks another protocol from here on, which is not read."""
+    @harmless
+    def upgraded(self, response: ResponseHead, now: float, problem: str | None = None) -> None:
+        """The connection speaks another protocol from here on, which is not read; `problem` says why."""
         self._status = response.status
-        self._first_byte_ms = _ms(now - self._started)
-        self._problem = f"upgrade to {response.field(b'upgrade')[:40] or 'another protocol'} is not read"
+        self._first_byte_ms = milliseconds(now - self._started)
+        self._problem = problem or f"upgrade to {response.field(b'upgrade')[:40] or 'another protocol'} is not read"
 
-    @_harmless
+    # -- what a socket's observation needs ---------------------------------
+
+    def socket_reader(self) -> SocketReader | None:
+        """Return a reader for the WebSocket that the call has opened, None when nobody can read it."""
+        return socket_reader(self._call, self._facts)
+
+    def unreadable(self, reason: str) -> ResponseUsage:
+        """Return what is known of a response that cannot be read."""
+        return self._usage(Outcome.UNREADABLE, reason=reason)
+
+    def leave_to_responses(self) -> None:
+        """From here on the responses have drafts of their own; without a response there is no record."""
+        self._parts.outbox.finish(self._id, [])
+
+    @harmless
     def refused(self, status: int, error_type: str, reason: str, now: float) -> None:
         """We answered in upstream's place."""
         if self._call.kind is CallKind.OTHER:
-            self._count(now)
+            self.count(now)
             return
         usage = self._usage(Outcome.ERROR, error_type=error_type, reason=reason)
         self._finish([self._record(usage, now, None)], [usage])
 
-    @_harmless
+    @harmless
     def _close(self, now: float, *, complete: bool, aborted_by: Abort | None, reason: str | None = None) -> None:
         try:
             self._conclude(now, complete=complete, aborted_by=aborted_by, reason=reason)
@@ -259,14 +295,14 @@ class Observation:
             self.failed(error)
             if not self._finished:
                 self._facts = RequestFacts()  # whatever it was, it is not in this one
-                usage = self._usage(Outcome.UNREADABLE, reason=_INTERNAL)
+                usage = self._usage(Outcome.UNREADABLE, reason=INTERNAL)
                 self._finish([self._record(usage, now, None)], [usage])
 
     def _conclude(self, now: float, *, complete: bool, aborted_by: Abort | None, reason: str | None) -> None:
         if self._call.kind is CallKind.OTHER:
             if self._catalogue is not None:
                 self._parts.model_names.learn(self._catalogue.end())
-            self._count(now)
+            self.count(now)
             return
         usages = self._usages(complete=complete, reason=reason)
         records = [self._record(usage, now, aborted_by, is_extra=n > 0) for n, usage in enumerate(usages)]
@@ -318,14 +354,32 @@ class Observation:
         )
 
     def _record(self, usage: ResponseUsage, now: float, aborted_by: Abort | None, *, is_extra: bool = False) -> bytes:
+        # The first record's id is the exchange's own, so that a draft and what replaces it are one event.
+        event_id = self.make_id(now) if is_extra else self._id
+        transferred = {"up": self.bytes_up, "down": self.bytes_down}
+        return self.record(usage, now, aborted_by, event_id=event_id, timing=self._timing(now), transferred=transferred)
+
+    def make_id(self, now: float) -> str:
+        """Return an id for a further record."""
+        return self._parts.ids.make(int((self._parts.epoch_offset_s() + now) * 1000))
+
+    def record(
+        self,
+        usage: ResponseUsage,
+        now: float,
+        aborted_by: Abort | None,
+        *,
+        event_id: str,
+        timing: Mapping[str, object],
+        transferred: Mapping[str, int],
+    ) -> bytes:
         """Write a record; the members are those of `UsageRecorded`, in its order."""
         wall = self._parts.epoch_offset_s() + now
         truncated = usage.outcome is Outcome.TRUNCATED
         return orjson.dumps(
             {
                 "schema": UsageRecorded.SCHEMA,
-                # The first record's id is the exchange's own, so that a draft and what replaces it are one event.
-                "event_id": self._parts.ids.make(int(wall * 1000)) if is_extra else self._id,
+                "event_id": event_id,
                 "at": timestamp(wall),
                 "exchange_id": self._id,
                 "provider": self._call.provider,
@@ -334,7 +388,7 @@ class Observation:
                 "host": self._host,
                 "request_model": usage.request_model,
                 "response_model": usage.response_model,
-                "model": self._model_named(usage.response_model or usage.request_model),
+                "model": self.model_named(usage.response_model or usage.request_model),
                 "response_id": usage.response_id,
                 "trace_id": usage.trace_id,
                 "conversation_id": usage.conversation_id or self._facts.conversation_id,
@@ -350,32 +404,30 @@ class Observation:
                 "iteration_type": usage.iteration_type,
                 "anomalies": usage.anomalies,
                 "usage": usage.counts,
-                "timing": self._timing(now),
-                "bytes": {"up": self.bytes_up, "down": self.bytes_down},
+                "timing": timing,
+                "bytes": transferred,
                 "client": self._client,
                 "turn_id": None,
             }
         )
 
-    def _model_named(self, model: str | None) -> str | None:
+    def model_named(self, model: str | None) -> str | None:
         """Return what people call a model: the name behind a placeholder where it is known."""
         return self._parts.model_names.resolve(model) if model else None
 
     def _timing(self, now: float) -> dict[str, object]:
-        return {
-            "started_at": self._started_at,
-            "first_byte_ms": self._first_byte_ms,
-            "duration_ms": _ms(now - self._started),
-        }
+        duration_ms = milliseconds(now - self._started)
+        return {"started_at": self._started_at, "first_byte_ms": self._first_byte_ms, "duration_ms": duration_ms}
 
-    def _count(self, now: float) -> None:
+    def count(self, now: float, endpoint: str | None = None) -> None:
+        """Record that the exchange was, and that it spent nothing."""
         wall = self._parts.epoch_offset_s() + now
         counted = {
             "schema": ExchangeCounted.SCHEMA,
             "event_id": self._id,
             "at": timestamp(wall),
             "host": self._host,
-            "endpoint": self._call.operation or "unknown",
+            "endpoint": endpoint or self._call.operation or "unknown",
             "http_status": self._status,
             "timing": self._timing(now),
             "bytes": {"up": self.bytes_up, "down": self.bytes_down},
@@ -389,42 +441,21 @@ class Observation:
         self._finished = True
         self._parts.outbox.finish(self._id if is_call else None, records)
         if is_call:
-            main = usages[0]
-            self._parts.logs.info(
-                "exchange.finished",
-                exchange=self._id,
-                host=self._host,
-                status=self._status,
-                outcome=main.outcome,
-                model=main.response_model or main.request_model,
-                input_tokens=main.counts.get("input_tokens"),
-                output_tokens=main.counts.get("output_tokens"),
-                reason=main.reason,
-            )
+            self.log_finished(usages[0])
 
-
-def tunnel_record(
-    host: str, client: Client, started: float, now: float, up: int, down: int, parts: ObserverParts
-) -> bytes:
-    """Write the record of a connection that was passed through unopened."""
-    offset = parts.epoch_offset_s()
-    return orjson.dumps(
-        {
-            "schema": ExchangeCounted.SCHEMA,
-            "event_id": parts.ids.make(int((offset + now) * 1000)),
-            "at": timestamp(offset + now),
-            "host": host,
-            "endpoint": "(tunnel)",
-            "http_status": None,
-            "timing": {
-                "started_at": timestamp(offset + started),
-                "first_byte_ms": None,
-                "duration_ms": _ms(now - started),
-            },
-            "bytes": {"up": up, "down": down},
-            "client": client,
-        }
-    )
+    def log_finished(self, usage: ResponseUsage) -> None:
+        """Say in the log how the exchange, or one response of it, ended."""
+        self._parts.logs.info(
+            "exchange.finished",
+            exchange=self._id,
+            host=self._host,
+            status=self._status,
+            outcome=usage.outcome,
+            model=usage.response_model or usage.request_model,
+            input_tokens=usage.counts.get("input_tokens"),
+            output_tokens=usage.counts.get("output_tokens"),
+            reason=usage.reason,
+        )
 
 
 def timestamp(unix_s: float) -> str:
@@ -438,7 +469,8 @@ def _second(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _ms(seconds: float) -> float:
+def milliseconds(seconds: float) -> float:
+    """Return a span of time as records have it."""
     return round(seconds * 1000, 3)
 
 

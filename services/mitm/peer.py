@@ -4,7 +4,8 @@ Who made a connection: user, process and program of the peer, asked of the kerne
 The user comes from `NETLINK_SOCK_DIAG` (sock_diag(7)) by the connection's two addresses, as the client's own socket has
 them: for a redirected connection the far one is the original destination. Where that is missing, `/proc/net/tcp` and
 `tcp6` say the same, slower. The process is whoever holds the socket's inode in `/proc/<pid>/fd`, which only root and
-the same user may look at; the search is bounded and begins with the processes that were found before.
+the same user may look at; the search is bounded and begins with the processes that were found before. A process that
+`wiremeter run` started says so in its environment, of which nothing else is kept.
 """
 
 import ipaddress
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.events.exchange import Client
+from services.runtime.environment import NAME_VARIABLE, ClientName, client_name
 
 _NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
@@ -31,6 +33,9 @@ _ALL_STATES = 0xFFF
 _REMEMBERED_MAX = 64
 # Descriptors looked at in one search: a machine with very many processes must not stop the traffic.
 _SEARCH_LINKS_MAX = 20_000
+# The kernel's own limit for arguments and environment together, execve(2), on machines with the usual stack limit.
+_ENVIRONMENT_BYTES_MAX = 2 * 1024 * 1024
+_NAME_VARIABLE = f"{NAME_VARIABLE}=".encode()
 
 Address = tuple[str, int]
 
@@ -86,6 +91,16 @@ class PeerDirectory:
             executable=os.path.basename(_link(f"/proc/{pid}/exe") or "").removesuffix(" (deleted)") or None,
             cwd=_link(f"/proc/{pid}/cwd"),
         )
+
+    def name_of(self, pid: int) -> ClientName | None:
+        """Return the name that a process was started with by `wiremeter run`, itself or an ancestor."""
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as variables:
+                found = variables.read(_ENVIRONMENT_BYTES_MAX).split(b"\0")
+        except OSError:
+            return None
+        value = next((each for each in found if each.startswith(_NAME_VARIABLE)), None)
+        return None if value is None else client_name(value[len(_NAME_VARIABLE) :].decode("utf-8", "replace"))
 
     def _ask(self, netlink: socket.socket, near: Address, far: Address) -> Owner | None:
         near_ip, far_ip = ipaddress.ip_address(near[0]), ipaddress.ip_address(far[0])

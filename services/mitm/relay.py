@@ -7,35 +7,22 @@ that breaks off resets the client's connection. A request that was sent ahead of
 """
 
 from enum import Enum
-from http import HTTPStatus
 from typing import Protocol
 
-import orjson
-
-from services.mitm.observer import Abort, Observation, Peer
+from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
+from services.mitm.observer import Abort, Peer
+from services.mitm.refusal import refusal
 from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
 from services.mitm.tunnel import BACKLOG_BYTES_MAX
 from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import Wiring
-from services.wire.http1 import (
-    Body,
-    Framing,
-    HttpInvalid,
-    NoBody,
-    RequestHead,
-    ResponseHead,
-    body_of,
-    read_request_head,
-    read_response_head,
-)
+from services.wire.http1 import Framing, HttpInvalid, read_request_head
 
 # What a client may send ahead while a response is under way.
 AHEAD_BYTES_MAX = 64 * 1024
 # How long a refused client may go on sending before its connection is reset.
 LINGER_S = 2.0
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
-_NO_BODY = NoBody()
-_SWITCHING_PROTOCOLS = 101
 
 
 class _Phase(Enum):
@@ -72,20 +59,11 @@ class Relay:
     __slots__ = (
         "_ahead",
         "_client",
-        "_content",
+        "_exchange",
         "_exchanges",
-        "_held",
-        "_observation",
         "_owner",
         "_peer",
         "_phase",
-        "_replay",
-        "_request",
-        "_request_body",
-        "_response",
-        "_response_ahead",
-        "_response_begun",
-        "_response_body",
         "_route",
         "_upstream",
         "_view",
@@ -100,28 +78,16 @@ class Relay:
         self._wiring = wiring
         self._owner = owner
         self._view = wiring.scratch.plain_view
-        self._content: list[tuple[int, int]] = []
         self._ahead = bytearray()
         self._exchanges = 0
         self._upstream: Stream | None = None
-        self._reset()
+        self._exchange = Exchange()
         self._phase = _Phase.HEAD
         self.deadline = wiring.poller.now + wiring.limits.head_timeout_s
         client.watch(self._on_client, self._on_client_drained, self.fail)
 
     def __repr__(self) -> str:
         return f"<Relay to {self._route.host}: {self._phase.value}>"
-
-    def _reset(self) -> None:
-        self._observation: Observation | None = None
-        self._request: RequestHead | None = None
-        self._request_body: Body = _NO_BODY
-        self._response: ResponseHead | None = None
-        self._response_body: Body = _NO_BODY
-        self._response_begun = False
-        self._response_ahead = b""
-        self._held = b""
-        self._replay = b""
 
     @property
     def is_idle(self) -> bool:
@@ -163,6 +129,7 @@ class Relay:
         elif phase is _Phase.UPGRADED:
             assert self._upstream is not None
             self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+            self._exchange.upgraded_up(view[:size], self._wiring.poller.now)
             self._upstream.send(view[:size])
             if self._upstream.backlog > BACKLOG_BYTES_MAX:
                 self._client.pause()
@@ -206,22 +173,20 @@ class Relay:
         self._exchanges += 1
         if self._exchanges == 1:
             self._owner.client_spoke(self._route.host)
-        self._request = request
-        self._request_body = body_of(request)
-        self._observation = self._wiring.observe(self._route.host, request, self._peer)
+        self._exchange.begin(request, self._wiring.observe(self._route.host, request, self._peer))
         upstream = self._wiring.pool.take(self._route)
         if upstream is None:
             end = self._follow_request(data, view, head_end, size)
             if end < 0:
                 return
-            self._held = bytes(view[:end])
+            self._exchange.held = bytes(view[:end])
             if end < size:
                 self._ahead += view[end:size]
             self._client.pause()
             self._dial()
             return
         if request.method in _IDEMPOTENT and request.framing is Framing.NONE:
-            self._replay = head
+            self._exchange.replay = head
         self._attach(upstream)
         self._take_body(data, view, head_end, size)
 
@@ -240,7 +205,7 @@ class Relay:
             return
         if end:
             upstream.send(view[:end])
-        if self._request_body.done:
+        if self._exchange.request_body.done:
             self._request_sent()
         elif upstream.backlog > BACKLOG_BYTES_MAX:
             self._client.pause()
@@ -252,24 +217,12 @@ class Relay:
         self.deadline = self._wiring.poller.now + self._wiring.limits.response_timeout_s
 
     def _follow_request(self, data: bytearray, view: memoryview, start: int, size: int) -> int:
-        """Track and observe the request's body in `data[start:size]`; return where it ends, −1 if it is malformed."""
-        observation = self._observation
-        assert observation is not None
-        content = self._content
-        content.clear()
+        """Follow the request's body in `data[start:size]`; return where it ends, −1 if it is malformed and refused."""
         try:
-            end = self._request_body.feed(data, start, size, content)
+            return self._exchange.follow_request(data, view, start, size)
         except HttpInvalid as error:
             self._refuse(400, str(error))
             return -1
-        if observation.reads_request:
-            for first, last in content:
-                observation.request_content(bytes(view[first:last]))
-        for first, last in content:
-            observation.bytes_up += last - first
-        if self._request_body.done:
-            observation.request_ended()
-        return end
 
     # -- the dial ----------------------------------------------------------
 
@@ -284,10 +237,10 @@ class Relay:
         """Go on with a new upstream connection; False when nobody waits for it any more."""
         if self._phase is not _Phase.DIAL:
             return False
-        held, self._held = self._held, b""
+        held, self._exchange.held = self._exchange.held, b""
         self._attach(upstream)
         upstream.send(held)
-        if self._request_body.done:
+        if self._exchange.request_body.done:
             self._request_sent()
         self._client.resume()
         return True
@@ -315,12 +268,12 @@ class Relay:
         if self._phase is _Phase.UPGRADED:
             self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
             self._forward(size)
-        elif self._response is not None:
+        elif self._exchange.response is not None:
             self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
             self._take_response(self._wiring.scratch.plain, self._view, 0, size)
-        elif self._response_ahead:
-            data = bytearray(self._response_ahead) + self._view[:size]
-            self._response_ahead = b""
+        elif self._exchange.response_ahead:
+            data = bytearray(self._exchange.response_ahead) + self._view[:size]
+            self._exchange.response_ahead = b""
             self._take_response_head(data, memoryview(data), len(data))
         else:
             self._take_response_head(self._wiring.scratch.plain, self._view, size)
@@ -329,78 +282,54 @@ class Relay:
             self._upstream_gone(ENDED, f"{self._route.host} closed the connection without a response")
 
     def _forward(self, size: int) -> None:
+        self._exchange.upgraded_down(self._view[:size], self._wiring.poller.now)
         self._client.send(self._view[:size])
         if self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
             self._upstream.pause()
 
     def _take_response_head(self, data: bytearray, view: memoryview, size: int) -> None:
         """Read heads out of `data[:size]`, interim ones (1xx) included, and go on with the body of the final one."""
-        request, observation = self._request, self._observation
-        assert request is not None and observation is not None
-        start = 0
-        while True:
-            end = data.find(b"\r\n\r\n", start, size)
-            limit = self._wiring.limits.head_bytes_max
-            if (end if end >= 0 else size) - start > limit:
-                self._response_is_nonsense(f"response head exceeds {limit} bytes")
-                return
-            if end < 0:
-                self._response_ahead = bytes(view[start:size])
-                if start:
-                    self._client.send(view[:start])  # interim heads are no beginning: an error can still be told
-                return
-            try:
-                response = read_response_head(bytes(view[start : end + 4]), request_method=request.method)
-            except HttpInvalid as error:
-                self._response_is_nonsense(str(error))
-                return
-            start = end + 4
-            if response.status == _SWITCHING_PROTOCOLS:
-                self._upgrade(response, view, size)
-                return
-            if response.status >= 200:
-                break
-        self._response = response
-        self._response_body = body_of(response)
-        observation.response_head(response, self._wiring.poller.now)
-        self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
-        self._take_response(data, view, start, size)
-
-    def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
-        """Observe and forward `data[:size]`, of which the response's body begins at `start`."""
-        observation = self._observation
-        assert observation is not None
-        content = self._content
-        content.clear()
-        body = self._response_body
+        exchange = self._exchange
         try:
-            end = body.feed(data, start, size, content)
+            start = exchange.read_response_heads(data, view, size, self._wiring.limits.head_bytes_max)
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
-        for first, last in content:
-            observation.bytes_down += last - first
-        if observation.reads_response:
-            observation.response_content(view, content)
-        if body.done:
-            observation.ended(self._wiring.poller.now)
+        if exchange.response is None:
+            if start:
+                self._client.send(view[:start])  # interim heads are no beginning: an error can still be told
+            return
+        self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+        if exchange.response.status == SWITCHING_PROTOCOLS:
+            self._upgrade(view, start, size)
+        else:
+            exchange.begin_response(self._wiring.poller.now)
+            self._take_response(data, view, start, size)
+
+    def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
+        """Observe and forward `data[:size]`, of which the response's body begins at `start`."""
+        exchange = self._exchange
+        try:
+            end = exchange.follow_response(data, view, start, size, self._wiring.poller.now)
+        except HttpInvalid as error:
+            self._response_is_nonsense(str(error))
+            return
         self._send_response(view[:end])
-        if body.done:
+        if exchange.response_body.done:
             self._finish(extra=size - end)
         elif self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
             self._upstream.pause()
 
     def _send_response(self, data: memoryview) -> None:
         if data:
-            self._response_begun = True
+            self._exchange.has_begun = True
             self._client.send(data)
 
-    def _upgrade(self, response: ResponseHead, view: memoryview, size: int) -> None:
-        """Become a relay of another protocol (RFC 9110 §15.2.2); nothing of it is read."""
-        assert self._observation is not None
-        self._observation.upgraded(response, self._wiring.poller.now)
+    def _upgrade(self, view: memoryview, start: int, size: int) -> None:
+        """Become a relay of another protocol, whose first bytes are `view[start:size]`."""
+        self._exchange.upgrade(self._wiring.poller.now, self._wiring.observer_parts)
+        self._exchange.upgraded_down(view[start:size], self._wiring.poller.now)
         self._phase = _Phase.UPGRADED
-        self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
         self._send_response(view[:size])
         self._client.resume()
         if self._ahead:
@@ -409,16 +338,16 @@ class Relay:
 
     def _finish(self, *, extra: int) -> None:
         """The response is whole: keep what can be kept, close what cannot, go on with what was sent ahead."""
-        request, response, upstream = self._request, self._response, self._upstream
+        request, response, upstream = self._exchange.request, self._exchange.response, self._upstream
         assert request is not None and response is not None and upstream is not None
-        whole = self._request_body.done
+        whole = self._exchange.request_body.done
         keeps_alive = request.keeps_alive and response.keeps_alive and whole
         self._upstream = None
         if keeps_alive and not extra and not upstream.ended and not upstream.sent_failed:
             self._wiring.pool.put(self._route, upstream)
         else:
             self._wiring.pool.discard(upstream)
-        self._reset()
+        self._exchange = Exchange()
         if not keeps_alive:
             self._close_gently()
             return
@@ -435,7 +364,7 @@ class Relay:
         if self._phase is _Phase.LINGER:
             self.deadline = self._wiring.poller.now + LINGER_S
         elif self._upstream is not None:
-            if self._response_begun:
+            if self._exchange.has_begun:
                 self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
             self._upstream.resume()
 
@@ -454,7 +383,7 @@ class Relay:
         self._end()
 
     def _upstream_gone(self, how: int, reason: str) -> None:
-        response = self._response
+        response = self._exchange.response
         if self._phase is _Phase.UPGRADED:
             self._break(None if how == ENDED else Abort.UPSTREAM, reason)
             if how == ENDED:
@@ -463,15 +392,13 @@ class Relay:
             else:
                 self._end(abort_client=True)
         elif how == ENDED and response is not None and response.framing is Framing.UNTIL_CLOSE:
-            assert self._observation is not None
-            self._observation.ended(self._wiring.poller.now)
-            self._observation = None
+            self._exchange.ended(self._wiring.poller.now)
             self._drop_upstream()
             self._close_gently()
-        elif self._response_begun:
+        elif self._exchange.has_begun:
             self._break(Abort.UPSTREAM, "upstream closed the connection in the middle of its response")
             self._end(abort_client=True)
-        elif self._replay and not self._response_ahead:
+        elif self._exchange.replay and not self._exchange.response_ahead:
             self._dial_again()
         else:
             self._refuse(502, reason, "upstream_closed")
@@ -479,11 +406,11 @@ class Relay:
     def _dial_again(self) -> None:
         """A kept connection was closed as we used it: an idempotent request without a body goes out once more."""
         self._drop_upstream()
-        self._held, self._replay = self._replay, b""
+        self._exchange.held, self._exchange.replay = self._exchange.replay, b""
         self._dial()
 
     def _response_is_nonsense(self, reason: str) -> None:
-        if self._response_begun:
+        if self._exchange.has_begun:
             self._break(Abort.UPSTREAM, reason)
             self._end(abort_client=True)
         else:
@@ -491,16 +418,14 @@ class Relay:
 
     def _refuse(self, status: int, reason: str, error_type: str = "request_invalid") -> None:
         """Answer a bad request, or in upstream's place, then wait for the client to stop sending."""
-        if self._response_begun:
+        if self._exchange.has_begun:
             self._break(Abort.CLIENT if error_type == "request_invalid" else Abort.UPSTREAM, reason)
             self._end(abort_client=True)
             return
         self._wiring.logs.warning("exchange.refused", host=self._route.host, status=status, reason=reason)
-        if self._observation is not None:
-            self._observation.refused(status, error_type, reason, self._wiring.poller.now)
-            self._observation = None
+        self._exchange.refused(status, error_type, reason, self._wiring.poller.now)
         self._drop_upstream()
-        is_head = self._request is not None and self._request.method == "HEAD"
+        is_head = self._exchange.request is not None and self._exchange.request.method == "HEAD"
         self._client.send(refusal(status, error_type, reason, with_body=not is_head))
         self._close_gently()
 
@@ -514,9 +439,7 @@ class Relay:
         self._client.resume()
 
     def _break(self, aborted_by: Abort | None, reason: str) -> None:
-        if self._observation is not None:
-            self._observation.broken(aborted_by, reason, self._wiring.poller.now)
-            self._observation = None
+        self._exchange.broken(aborted_by, reason, self._wiring.poller.now)
 
     def _drop_upstream(self) -> None:
         if self._upstream is not None:
@@ -541,11 +464,11 @@ class Relay:
             self._refuse(408, f"no whole request head within {limits.head_timeout_s:g} s", "request_timeout")
         elif self._phase in (_Phase.HEAD, _Phase.LINGER):
             self._end()
-        elif self._phase is _Phase.RESPONSE and not self._response_begun:
+        elif self._phase is _Phase.RESPONSE and not self._exchange.has_begun:
             self._refuse(504, f"no response from {host} within {limits.response_timeout_s:g} s", "upstream_timeout")
         elif self._phase is _Phase.DIAL:
             self._refuse(504, f"no connection to {host} in time", "upstream_timeout")
-        elif self._phase is _Phase.BODY and not self._response_begun:
+        elif self._phase is _Phase.BODY and not self._exchange.has_begun:
             still = f"nothing of the request's body moved for {limits.idle_timeout_s:g} s"
             if self._upstream is not None and self._upstream.backlog:
                 self._refuse(504, f"{host} does not take the request: {still}", "upstream_timeout")
@@ -560,21 +483,9 @@ class Relay:
     def stop(self) -> None:
         """The process stops."""
         self._break(Abort.PROXY, "the proxy stopped")
-        self._end(abort_client=self._response_begun)
+        self._end(abort_client=self._exchange.has_begun)
 
     def fail(self) -> None:
         """A step of ours has failed: the exchange ends, and the connection with it."""
         self._break(Abort.PROXY, "internal error, see the log")
         self._end(abort_client=True)
-
-
-def refusal(status: int, error_type: str, reason: str, *, with_body: bool = True) -> bytes:
-    """Write a response of our own, which says so, in the error shape that provider SDKs print."""
-    phrase = HTTPStatus(status).phrase
-    message = f"wiremeter: {reason}"
-    body = orjson.dumps({"error": {"code": status, "type": error_type, "status": phrase, "message": message}})
-    head = (
-        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        f"cache-control: no-store\r\nx-wiremeter-error: {error_type}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode("latin-1") + (body if with_body else b"")

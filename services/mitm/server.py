@@ -22,6 +22,7 @@ from time import monotonic
 from services.events.lifecycle import Missing
 from services.mitm.arrival import Arrival, ConnectionPeer
 from services.mitm.config import MitmConfig
+from services.mitm.http2_relay import Http2Relay
 from services.mitm.peer import Address, PeerDirectory
 from services.mitm.relay import Relay
 from services.mitm.stream import Stream
@@ -52,7 +53,7 @@ class Server:
         config: MitmConfig,
         wiring: Wiring,
         dialer: Dialer,
-        server_context: Callable[[str], ssl.SSLContext],
+        server_context: Callable[[str, bool], ssl.SSLContext],
         peers: PeerDirectory,
     ) -> None:
         self._config = config
@@ -62,7 +63,7 @@ class Server:
         self._peers = peers
         self._listening: list[socket.socket] = []
         self._lock: int | None = None
-        self._live: set[Arrival | Relay | Tunnel] = set()
+        self._live: set[Arrival | Relay | Http2Relay | Tunnel] = set()
         self._ticking = False
         self._admitted: set[int] = {0, os.geteuid()}
         self._counts: Counter[str] = Counter()
@@ -154,13 +155,13 @@ class Server:
 
     # -- what became of them -----------------------------------------------
 
-    def arrival_became(self, arrival: Arrival, successor: Relay | Tunnel | None) -> None:
+    def arrival_became(self, arrival: Arrival, successor: Relay | Http2Relay | Tunnel | None) -> None:
         """See `Arrivals`."""
         self._live.discard(arrival)
         if successor is not None:
             self._live.add(successor)
 
-    def relay_ended(self, relay: Relay) -> None:
+    def relay_ended(self, relay: Relay | Http2Relay) -> None:
         """See `Arrivals`."""
         self._live.discard(relay)
 
@@ -181,16 +182,16 @@ class Server:
         """See `Arrivals`."""
         self._silent.pop(host, None)
 
-    def server_context_for(self, stream: Stream, host: str) -> None:
+    def server_context_for(self, stream: Stream, host: str, *, http2: bool) -> None:
         """See `Arrivals`."""
-        stream.start_tls(self._server_context(host), server_side=True)
+        stream.start_tls(self._server_context(host, http2), server_side=True)
 
     # -- dialling ----------------------------------------------------------
 
-    async def dial(self, route: Route, awaits: AwaitsUpstream, *, tls: bool) -> None:
+    async def dial(self, route: Route, awaits: AwaitsUpstream, *, tls: bool, http2: bool = False) -> None:
         """Make a connection and hand it over; never raises for what the world does."""
         try:
-            stream = await (self._dialer.dial_tls(route) if tls else self._dialer.dial(route))
+            stream = await (self._dialer.dial_tls(route, http2=http2) if tls else self._dialer.dial(route))
         except UpstreamFailed as failure:
             self._wiring.poller.now = monotonic()
             self._guarded(awaits, partial(awaits.upstream_failed, failure))
@@ -199,13 +200,15 @@ class Server:
             awaits.fail()
         else:
             self._wiring.poller.now = monotonic()
-            self._guarded(awaits, partial(self._hand_over, route, stream, awaits, tls=tls))
+            self._guarded(awaits, partial(self._hand_over, route, stream, awaits, keep=tls and not http2))
 
-    def _hand_over(self, route: Route, stream: Stream, awaits: AwaitsUpstream, *, tls: bool) -> None:
+    def _hand_over(self, route: Route, stream: Stream, awaits: AwaitsUpstream, *, keep: bool) -> None:
         if not awaits.upstream_ready(stream):
-            self._wiring.pool.put(route, stream) if tls else self._wiring.pool.discard(stream)
+            self._wiring.pool.put(route, stream) if keep else self._wiring.pool.discard(stream)
 
-    def _guarded(self, concerned: AwaitsUpstream | Arrival | Relay | Tunnel, step: Callable[[], None]) -> None:
+    def _guarded(
+        self, concerned: AwaitsUpstream | Arrival | Relay | Http2Relay | Tunnel, step: Callable[[], None]
+    ) -> None:
         """Take a step of one connection; a bug in it ends that connection, not the process."""
         try:
             step()
@@ -262,7 +265,7 @@ class Server:
         self._listening.clear()
         deadline = loop.time() + DRAIN_S
         while self._live and loop.time() < deadline:
-            for each in [each for each in self._live if not isinstance(each, Relay) or each.is_idle]:
+            for each in [each for each in self._live if not isinstance(each, Relay | Http2Relay) or each.is_idle]:
                 self._guarded(each, each.stop)
             await asyncio.sleep(_DRAIN_POLL_S)
         for each in list(self._live):

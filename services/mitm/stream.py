@@ -145,6 +145,11 @@ class Stream:
         self._incoming.write(self._scratch.cipher[:size])
         return size
 
+    @property
+    def protocol(self) -> str | None:
+        """The application protocol that the handshake agreed on, if any."""
+        return self._tls.selected_alpn_protocol() if self._tls is not None else None
+
     # -- reading -----------------------------------------------------------
 
     def receive(self) -> int:
@@ -207,6 +212,8 @@ class Stream:
         except OSError:
             return BROKEN_OFF
         if size == 0:
+            if self.sent_failed:
+                return BROKEN_OFF  # a reset is told once, and the send has heard it
             self.ended = True
         return size or ENDED
 

@@ -4,6 +4,10 @@ A connection that is not opened: bytes pass both ways as they are, counted, with
 
 from collections.abc import Callable
 
+import orjson
+
+from services.events.exchange import Client, ExchangeCounted
+from services.mitm.observer import ObserverParts, milliseconds, timestamp
 from services.mitm.stream import BROKEN_OFF, NOTHING_YET, Scratch, Stream
 
 # A side that is this far behind stops the other one's reading; at half of it reading goes on.
@@ -127,3 +131,27 @@ class Tunnel:
             else:
                 stream.close()
         self._on_end(self)
+
+
+def tunnel_record(
+    host: str, client: Client, started: float, now: float, up: int, down: int, parts: ObserverParts
+) -> bytes:
+    """Write the record of a connection that was passed through unopened."""
+    offset = parts.epoch_offset_s()
+    return orjson.dumps(
+        {
+            "schema": ExchangeCounted.SCHEMA,
+            "event_id": parts.ids.make(int((offset + now) * 1000)),
+            "at": timestamp(offset + now),
+            "host": host,
+            "endpoint": "(tunnel)",
+            "http_status": None,
+            "timing": {
+                "started_at": timestamp(offset + started),
+                "first_byte_ms": None,
+                "duration_ms": milliseconds(now - started),
+            },
+            "bytes": {"up": up, "down": down},
+            "client": client,
+        }
+    )

@@ -67,6 +67,7 @@ class Dialer:
         *,
         upstream_map: dict[str, Address],
         contexts: Callable[[str], ssl.SSLContext],
+        http2_contexts: Callable[[str], ssl.SSLContext],
         connect_timeout_s: float,
         handshake_timeout_s: float,
     ) -> None:
@@ -74,14 +75,15 @@ class Dialer:
         self._scratch = scratch
         self._upstream_map = upstream_map
         self._contexts = contexts
+        self._http2_contexts = http2_contexts
         self._connect_timeout_s = connect_timeout_s
         self._handshake_timeout_s = handshake_timeout_s
         self.own_connections: set[tuple[Address, Address]] = set()
         self._ends: dict[socket.socket, tuple[Address, Address]] = {}
 
-    async def dial_tls(self, route: Route) -> Stream:
+    async def dial_tls(self, route: Route, *, http2: bool = False) -> Stream:
         """
-        Connect and complete a verified TLS handshake.
+        Connect and complete a verified TLS handshake, in which HTTP/2 is offered too or not.
 
         Raises:
             UpstreamFailed: With the reason for people.
@@ -89,7 +91,7 @@ class Dialer:
         stream = await self.dial(route)
         try:
             async with asyncio.timeout(self._handshake_timeout_s):
-                await self._handshake(stream, route.host)
+                await self._handshake(stream, route.host, self._http2_contexts if http2 else self._contexts)
         except TimeoutError as error:
             stream.close()
             raise UpstreamFailed(
@@ -240,9 +242,9 @@ class Dialer:
         if ends is not None:
             self.own_connections.discard(ends)
 
-    async def _handshake(self, stream: Stream, host: str) -> None:
+    async def _handshake(self, stream: Stream, host: str, contexts: Callable[[str], ssl.SSLContext]) -> None:
         loop = asyncio.get_running_loop()
-        stream.start_tls(self._contexts(host), server_side=False, server_name=host)
+        stream.start_tls(contexts(host), server_side=False, server_name=host)
         while not stream.handshake():
             await _readable(loop, stream.socket)
             if stream.receive_handshake() < 0:

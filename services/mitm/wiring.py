@@ -34,6 +34,7 @@ class Wiring:
 
     Attributes:
         dial: Begin a verified connection; ends in one of the two methods of the one who awaits it.
+        dial_http2: The same for HTTP/2, where upstream has it: `protocol` of the stream tells.
         dial_tunnel: The same without TLS.
     """
 
@@ -45,6 +46,7 @@ class Wiring:
     pool: Pool
     observer_parts: ObserverParts
     dial: Callable[[Route, AwaitsUpstream], None]
+    dial_http2: Callable[[Route, AwaitsUpstream], None]
     dial_tunnel: Callable[[Route, AwaitsUpstream], None]
 
     def observe(self, host: str, request: RequestHead, peer: Peer) -> Observation:

@@ -60,6 +60,7 @@ class StartRefused(Exception):
 def run(name: str, service: Service, environ: Mapping[str, str]) -> int:
     """Run one service until it is asked to stop; return the exit status."""
     logs = Logs(name, level=Level.DEBUG if "-v" in sys.argv[1:] else Level.INFO)
+    os.umask(0o077)  # what we make is ours; what others must read gets its rights explicitly
     tie_to_parent()
     raise_descriptor_limit()
     try:

@@ -22,7 +22,7 @@ from typing import Any
 EXIT_CONFIG = 78
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Variables of ours that are no settings of a section.
-_OTHER_VARIABLES = frozenset({"WIREMETER_HOME", "WIREMETER_CONFIG", "WIREMETER_FIXTURES"})
+_OTHER_VARIABLES = frozenset({"WIREMETER_HOME", "WIREMETER_CONFIG", "WIREMETER_FIXTURES", "WIREMETER_RUN"})
 
 
 class ConfigInvalid(Exception):
@@ -43,6 +43,7 @@ class MitmSettings:
         intercept_hosts: Host names to read, `*.` in front for any name below; empty takes the built-in list.
         upstream_map: Host name to `address:port`: connect there instead, the certificate is still verified.
         upstream_ca_file: PEM file of certificate authorities trusted for upstreams beside the system's.
+        http2: `when_needed` speaks HTTP/2 with clients that offer nothing else, `prefer` with all that offer it.
         admit_users: Users who may connect; empty admits the one who runs Wiremeter, the language server's and root.
         client_hello_timeout_s: From accept to a whole ClientHello or CONNECT head.
         handshake_timeout_s: For TLS on either side.
@@ -63,6 +64,7 @@ class MitmSettings:
     intercept_hosts: tuple[str, ...] = ()
     upstream_map: Mapping[str, str] = field(default_factory=dict)
     upstream_ca_file: str = ""
+    http2: str = "when_needed"
     admit_users: tuple[str, ...] = ()
     client_hello_timeout_s: float = 10.0
     handshake_timeout_s: float = 15.0
@@ -172,6 +174,7 @@ _BOUNDS: Mapping[tuple[str, str], tuple[float, float]] = {
     ("mitm", "head_bytes_max"): (1024, 16 * 1024 * 1024),
     ("accountant", "commit_interval_ms"): (0, 1000),
 }
+_HTTP2 = ("when_needed", "prefer")
 _PROFILES = ("auto", "antigravity", "acp", "command", "simulated")
 
 
@@ -292,6 +295,8 @@ def _problem_with(hint: Any, value: Any, setting: tuple[str, str]) -> str | None
 
 
 def _report_contradictions(settings: Settings, problems: list[str]) -> None:
+    if settings.mitm.http2 not in _HTTP2:
+        problems.append(f"mitm.http2 is {settings.mitm.http2!r}; allowed: {', '.join(_HTTP2)}")
     if settings.lsrunner.profile not in _PROFILES:
         problems.append(f"lsrunner.profile is {settings.lsrunner.profile!r}; allowed: {', '.join(_PROFILES)}")
     if settings.lsrunner.profile in ("command", "acp") and not settings.lsrunner.command:

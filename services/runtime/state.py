@@ -80,6 +80,11 @@ class StateDirectory:
         return self.shared / "ca-bundle.pem"
 
     @property
+    def trust_store(self) -> Path:
+        """The same certificates as a PKCS #12 trust store, for Java; written by mitm."""
+        return self.shared / "ca-bundle.p12"
+
+    @property
     def authority_certificate(self) -> Path:
         """Our certificate authority alone, for `NODE_EXTRA_CA_CERTS`; written by mitm."""
         return self.shared / "ca.pem"
@@ -96,7 +101,6 @@ class StateDirectory:
         Raises:
             StateUnusable: Not writable, not ours, or too deep for a socket.
         """
-        os.umask(0o077)
         for path in (self.home, self.ca, self.journal, self.run, self.log, self.simulator):
             try:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)

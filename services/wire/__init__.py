@@ -4,8 +4,12 @@ wire: bytes <-> the parts of a protocol, without sockets, clocks or files.
 errors            `WireError`, the one family that these readers raise
 client_hello      the first bytes of a TLS connection -> server name and protocols offered
 http1             HTTP/1.1 heads and bodies, followed on their way through
+http2             one end of an HTTP/2 connection, with limits, around the h2 library
+http2_parts       what passes on its streams
+websocket         what one end of a WebSocket sends -> its text messages, through permessage-deflate
 content_encoding  gzip, deflate, br, zstd, undone piece by piece
 sse               an event stream -> server-sent events
+eventstream       an AWS event stream -> checked messages
 json_stream       a JSON array or JSON lines -> elements, as they arrive
 json_members      one passing JSON object -> a few of its scalar members
 

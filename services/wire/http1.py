@@ -30,8 +30,11 @@ _END_OF_HEAD = rb"(?:" + _FIELD_LINE + rb")*+\r\n"
 _REQUEST_HEAD = re.compile(_REQUEST_LINE + _END_OF_HEAD)
 _RESPONSE_HEAD = re.compile(_STATUS_LINE + _END_OF_HEAD)
 _FIELDS_OF_A_PROXY = re.compile(
-    rb"\n(connection|content-encoding|content-length|content-type|expect|host|proxy-authorization|transfer-encoding"
-    rb"|upgrade):[ \t]*+([^\r]*)",
+    rb"\n(connection|content-encoding|content-length|content-type|expect|host|proxy-authorization"
+    rb"|sec-websocket-extensions|transfer-encoding|upgrade"
+    # Bedrock's counts, which stand in no body, its id of the exchange and its word for an error.
+    rb"|x-amzn-bedrock-(?:cache-(?:read|write)-)?(?:input|output)-token-count|x-amzn-errortype|x-amzn-requestid"
+    rb"):[ \t]*+([^\r]*)",
     re.IGNORECASE,
 )
 # uri-host [":" port] without the comma, which RFC 3986 allows and no name has: it is how a second Host shows.

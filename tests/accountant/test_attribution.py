@@ -152,3 +152,10 @@ def test_a_turn_that_is_set_already_stays() -> None:
     """And nothing is known of an empty memory."""
     assert told(accepted("t", 0)).attribute(record(5, turn_id="u")).turn_id == "u"
     assert told(done("t", 0)).attribute(record(0)).turn_id is None
+
+
+def test_a_turn_that_waited_begins_when_it_is_accepted_again() -> None:
+    """While it waited, what was on the wire belonged to the one before it."""
+    attribution = told(accepted("first", 0), accepted("second", 1), done("first", 5), accepted("second", 6))
+    assert attribution.attribute(record(3, client=Client(label="antigravity"))).turn_id == "first"
+    assert attribution.attribute(record(8, client=Client(label="antigravity"))).turn_id == "second"

@@ -32,7 +32,7 @@ MORE_SHELLS = {
     "runtime/state": "the state directory is made of files",
     "runtime/settings": "reads the configuration file",
 }
-CLI_CORES = {"arguments", "lines", "readiness", "tables"}
+CLI_CORES = {"arguments", "lines", "readiness", "summary", "tables"}
 WORLD = set(
     "asyncio http.client http.server multiprocessing secrets select selectors signal socket sqlite3 ssl subprocess"
     " threading time urllib.request uvloop zmq aiohttp".split()

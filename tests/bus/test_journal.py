@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from services.bus.journal import Journal, JournalLimits
 from services.bus.store import PastEpoch
+from services.events.exchange import Client
+from tests.support.records import usage_json
 
 SMALL = JournalLimits(segment_bytes=2000, total_bytes_max=40_000, retained_bytes_max=20_000, waiting_bytes_max=1000)
 EVERYTHING = (1 << 30, 1 << 30)
@@ -318,3 +320,18 @@ def test_syncing_takes_each_full_segment_once(tmp_path: Path) -> None:
     Journal.sync((full, current))
     assert journal.take_unsynced() == ([], -1)
     journal.close(0)
+
+
+def test_exchanges_that_are_not_over_are_counted_by_their_run(tmp_path: Path) -> None:
+    """What looks like a run inside a string is none."""
+    journal = Journal.open(tmp_path, "mitm-0")
+    assert journal.open_runs() == {}
+    for number, run in enumerate(["01KA", "01KB", "01KA", None]):
+        journal.start(str(number), usage_json(str(number), client=Client(uid=1, run=run)))
+    journal.start("x", usage_json("x", reason='"run":"01KC"'))
+    journal.start("y", b"{}")
+    journal.progress("1", b'{"usage":{}}')
+    assert journal.open_runs() == {"01KA": 2, "01KB": 1}
+    journal.finish("0", [usage_json("0")])
+    journal.finish("1", [usage_json("1")])
+    assert journal.open_runs() == {"01KA": 1}

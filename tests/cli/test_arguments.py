@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.cli.arguments import parser
+from services.cli.arguments import parsed, parser
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -42,3 +42,46 @@ def test_help_documents_the_exit_statuses(line: list[str], capsys: pytest.Captur
     assert ended.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "0 done, 1 failed, 2 wrong arguments, 3 not running, 78 a mistake in the configuration" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "program"),
+    [
+        (["run", "--", "curl", "-s", "x"], ["curl", "-s", "x"]),
+        (["run", "curl", "-s", "x"], ["curl", "-s", "x"]),
+        (["run", "--label", "a", "--", "claude", "--json", "--", "--as"], ["claude", "--json", "--", "--as"]),
+        (["run", "git", "log", "--", "file"], ["git", "log", "--", "file"]),
+        (["run", "--json", "curl", "--json"], ["curl", "--json"]),
+        (["run", "--", "--odd-name"], ["--odd-name"]),
+    ],
+)
+def test_the_program_keeps_its_own_options(line: list[str], program: list[str]) -> None:
+    """Whatever they look like; ours stand before it."""
+    assert parsed(line, NOW).program == program
+
+
+def test_the_options_of_run() -> None:
+    """All before the program."""
+    found = parsed(["run", "--label", "my agent", "--as", "u", "--json", "--output", "f", "--", "x"], NOW)
+    assert (found.label, found.user, found.json, found.output) == ("my agent", "u", True, "f")
+    found = parsed(["run", "x"], NOW)
+    assert (found.label, found.user, found.json, found.output) == (None, None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["run"], "run needs a program"),
+        (["run", "--json", "--"], "run needs a program"),
+        (["run", "--label", "a:b", "--", "x"], "printable letters without ':'"),
+        (["run", "--label", "a\nb", "--", "x"], "printable letters without ':'"),
+        (["run", "--label", "", "--", "x"], "1 to 64"),
+        (["run", "--label", "x" * 65, "--", "x"], "1 to 64"),
+    ],
+)
+def test_a_run_that_makes_no_sense_is_refused(line: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2, before anything is looked at."""
+    with pytest.raises(SystemExit) as error:
+        parsed(line, NOW)
+    assert error.value.code == 2
+    assert words in capsys.readouterr().err

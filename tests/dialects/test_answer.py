@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dialects.answer import ERROR_BYTES_MAX
+from services.dialects.framings import AWS_CONTENT_TYPE
 from services.dialects.recognise import Call, RequestFacts, recognise
 from services.events.usage import Outcome, ResponseUsage
 from services.wire.json_stream import ELEMENT_BYTES_MAX
@@ -17,7 +18,18 @@ from tests.support.splits import CUTS, cut_at
 GEMINI = recognise("POST", "generativelanguage.googleapis.com", "/v1beta/models/gemini-2.5-flash:generateContent")
 CLOUD_CODE = recognise("POST", "cloudcode-pa.googleapis.com", "/v1internal:streamGenerateContent?alt=sse")
 ANTHROPIC = recognise("POST", "api.anthropic.com", "/v1/messages")
-CALLS = [GEMINI, CLOUD_CODE, ANTHROPIC]
+CHAT = recognise("POST", "api.openai.com", "/v1/chat/completions")
+RESPONSES = recognise("POST", "api.openai.com", "/v1/responses")
+IMAGES = recognise("POST", "api.openai.com", "/v1/images/generations")
+EMBEDDINGS = recognise("POST", "api.openai.com", "/v1/embeddings")
+CONVERSE = recognise("POST", "bedrock-runtime.us-east-1.amazonaws.com", "/model/m/converse-stream")
+INVOKE = recognise("POST", "bedrock-runtime.us-east-1.amazonaws.com", "/model/m/invoke-with-response-stream")
+COHERE = recognise("POST", "api.cohere.com", "/v2/chat")
+OLLAMA = recognise("POST", "localhost:11434", "/api/chat")
+GOOGLE_EMBEDDINGS = recognise("POST", "generativelanguage.googleapis.com", "/v1beta/models/embedding:embedContent")
+INTERACTIONS = recognise("POST", "generativelanguage.googleapis.com", "/v1beta/interactions")
+CALLS = [GEMINI, CLOUD_CODE, ANTHROPIC, CHAT, RESPONSES, IMAGES, EMBEDDINGS]
+CALLS += [CONVERSE, INVOKE, COHERE, OLLAMA, GOOGLE_EMBEDDINGS, INTERACTIONS]
 
 EVENTS, JSON = "text/event-stream; charset=utf-8", "application/json"
 USAGE = b'"usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 4, "totalTokenCount": 7}'
@@ -29,6 +41,23 @@ def end_of(
     body: bytes, content_type: str, *, call: Call = GEMINI, status: int = 200, complete: bool = True
 ) -> ResponseUsage:
     return read(reader_of(call, status, content_type), [body], complete=complete)[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "outcome"),
+    [
+        (b"data: [DONE]\n\n", EVENTS, Outcome.NO_USAGE),
+        (b"data:[DONE]", EVENTS, Outcome.NO_USAGE),
+        (b"data: [DONE]\n\n", "", Outcome.NO_USAGE),
+        (b"data: [DONE", EVENTS, Outcome.TRUNCATED),
+        (b'data: "[DONE]"\n\n', EVENTS, Outcome.TRUNCATED),
+        (b"[DONE]", JSON, Outcome.UNREADABLE),
+    ],
+)
+def test_behind_an_end_mark_nothing_can_break_off(body: bytes, content_type: str, outcome: Outcome) -> None:
+    """Where the dialect has one: to the others it is an event that is not JSON, and nothing."""
+    assert end_of(body, content_type, call=CHAT, complete=False).outcome is outcome
+    assert end_of(b"data: [DONE]\n\n", EVENTS, call=ANTHROPIC, complete=False).outcome is Outcome.TRUNCATED
 
 
 @pytest.mark.parametrize(
@@ -101,7 +130,7 @@ def test_an_answer_beyond_the_limit_is_unreadable_and_keeps_what_was_seen(
 def test_noise_ends_as_one_record_without_counts(
     call: Call, noise: bytes, cuts: list[int], status: int, complete: bool
 ) -> None:
-    for content_type in (EVENTS, JSON, ""):
+    for content_type in (EVENTS, JSON, "", AWS_CONTENT_TYPE, "application/x-ndjson"):
         (record,) = read(reader_of(call, status, content_type), cut_at(noise, cuts), complete=complete)
         assert record.counts == {}
         assert record.outcome not in (Outcome.OK, Outcome.BLOCKED)
@@ -117,7 +146,12 @@ JSON_VALUES = st.recursive(
                     "type message usage delta error candidates usageMetadata promptTokenCount totalTokenCount index "
                     "finishReason promptFeedback blockReason response traceId consumedCredits creditAmount iterations "
                     "content_block to model id input_tokens output_tokens cache_creation server_tool_use modality "
-                    "promptTokensDetails tokenCount stop_reason"
+                    "promptTokensDetails tokenCount stop_reason metadata inputTokens cacheDetails ttl trace "
+                    "serviceTier promptRouter messageStop stopReason amazon-bedrock-invocationMetrics "
+                    "inputTokenCount results choices prompt_token_count finish_reason meta tokens billed_units "
+                    "generations is_finished done eval_count predictions embeddings statistics token_count "
+                    "promptTokenDetails event_type status interaction total_input_tokens total_thought_tokens "
+                    "input_tokens_by_modality "
                 ).split()
             ),
             inner,

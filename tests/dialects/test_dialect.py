@@ -14,4 +14,4 @@ def test_a_call_cannot_be_changed() -> None:
 
 
 def test_a_request_of_which_nothing_is_known_says_nothing() -> None:
-    assert RequestFacts() == RequestFacts(model=None, stream=None, conversation_id=None)
+    assert RequestFacts() == RequestFacts(model=None, stream=None, include_usage=None, conversation_id=None)

@@ -23,6 +23,10 @@ from services.dialects.hosts import INTERCEPT_HOSTS, host_matches, host_name, pr
         ("example.openai.azure.com", "azure.ai.openai"),
         ("bedrock-runtime.us-east-1.amazonaws.com", "aws.bedrock"),
         ("bedrock-mantle.us-east-1.api.aws", "aws.bedrock"),
+        ("bedrock-runtime.us-east-1.api.aws", "aws.bedrock"),
+        ("vpce-0a1b-2c3d.bedrock-runtime.us-east-1.vpce.amazonaws.com", "aws.bedrock"),
+        ("dbc-0a1b-2c3d.cloud.databricks.com", "databricks"),
+        ("adb-1234.5.azuredatabricks.net", "databricks"),
         ("127.0.0.1:1234", "self_hosted"),
         ("[::1]:8080", "self_hosted"),
         ("localhost", "self_hosted"),
@@ -48,6 +52,7 @@ def test_a_host_names_its_provider(host: str, provider: str) -> None:
         "xapi.anthropic.com",
         "api.anthropic.com.evil.example",
         "platform.openai.com",
+        "dbc-0a1b-2c3d.cloud.databricks.com",
     ],
 )
 def test_sign_in_telemetry_and_neighbours_stay_closed(host: str) -> None:

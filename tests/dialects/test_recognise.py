@@ -15,6 +15,7 @@ from services.dialects.recognise import (
     response_reader,
 )
 
+BEDROCK, NOVA = "bedrock-runtime.eu-west-1.amazonaws.com", "amazon.nova-pro-v1:0"
 VERTEX = "/v1/projects/p/locations/l/publishers/google/models/gemini-2.5-pro"
 
 
@@ -42,6 +43,35 @@ VERTEX = "/v1/projects/p/locations/l/publishers/google/models/gemini-2.5-pro"
         ("api.anthropic.com", "https://api.anthropic.com/v1/messages", "anthropic", "anthropic-messages", None, None),
         (
             "generativelanguage.googleapis.com",
+            "/v1beta/models/gemini-embedding-001:batchEmbedContents",
+            "gcp.gemini",
+            "google-embeddings",
+            "gemini-embedding-001",
+            False,
+        ),
+        ("generativelanguage.googleapis.com", "/v1beta/interactions", "gcp.gemini", "google-interactions", None, None),
+        (BEDROCK, "/model/amazon.nova-pro-v1%3A0/converse", "aws.bedrock", "bedrock-converse", NOVA, False),
+        (BEDROCK, "/model/amazon.nova-pro-v1%3A0/converse-stream", "aws.bedrock", "bedrock-converse", NOVA, True),
+        (BEDROCK, "/model/amazon.nova-pro-v1:0/invoke", "aws.bedrock", "bedrock-invoke", NOVA, False),
+        (
+            BEDROCK,
+            "/model/amazon.nova-pro-v1:0/invoke-with-response-stream",
+            "aws.bedrock",
+            "bedrock-invoke",
+            NOVA,
+            True,
+        ),
+        ("api.cohere.com", "/v2/chat", "cohere", "cohere-chat", None, None),
+        ("api.cohere.ai", "/v1/generate", "cohere", "cohere-chat", None, None),
+        ("api.cohere.com", "/v1/embed", "cohere", "cohere-embed", None, None),
+        ("localhost:11434", "/api/chat", "ollama", "ollama-native", None, None),
+        ("api.openai.com", "/v1/chat/completions", "openai", "openai-chat", None, None),
+        ("api.openai.com", "/v1/completions", "openai", "openai-completions", None, None),
+        ("api.openai.com", "/v1/embeddings", "openai", "openai-embeddings", None, None),
+        ("api.openai.com", "/v1/images/edits", "openai", "openai-images", None, None),
+        ("api.openai.com", "/v1/responses", "openai", "openai-responses", None, None),
+        (
+            "generativelanguage.googleapis.com",
             "/v1beta/tunedModels/my%20own%3AgenerateContent",
             "gcp.gemini",
             "google-generate-content",
@@ -63,13 +93,13 @@ def test_model_calls_are_recognised(
     ("target", "kind", "operation"),
     [
         ("/v1beta/models/gemini-2.5-flash:countTokens", CallKind.OTHER, "countTokens"),
-        ("/v1beta/models/gemini-embedding-001:embedContent", CallKind.MODEL_CALL, "embeddings"),
+        ("/v1beta/models/gemini-embedding-001:asyncBatchEmbedContent", CallKind.MODEL_CALL, "embeddings"),
         (f"{VERTEX}:predict", CallKind.MODEL_CALL, "predict"),
         ("/v1beta/models/gemini-2.5-flash:somethingNew", CallKind.UNKNOWN, None),
         ("/v1beta/models", CallKind.OTHER, "models"),
         ("/v1beta/models/gemini-2.5-flash?key=x", CallKind.OTHER, "models"),
         ("/upload/v1beta/files?uploadType=resumable", CallKind.OTHER, "files"),
-        ("/v1beta/interactions", CallKind.UNKNOWN, None),
+        ("/v1beta/interactions/v1_x/cancel", CallKind.OTHER, "interactions"),
         ("/", CallKind.UNKNOWN, None),
         ("*", CallKind.UNKNOWN, None),
     ],
@@ -88,7 +118,11 @@ def test_the_catalogue_of_models_teaches_their_names() -> None:
 
 
 def test_only_a_post_is_a_model_call() -> None:
-    for target in ("/v1/messages", "/v1internal:generateContent", f"{VERTEX}:generateContent"):
+    assert recognise("GET", "api.cohere.com", "/v2/chat").kind is not CallKind.MODEL_CALL
+    assert recognise("GET", "localhost", "/api/chat").kind is not CallKind.MODEL_CALL
+    assert recognise("GET", BEDROCK, "/model/m/converse").kind is not CallKind.MODEL_CALL
+    targets = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/images/edits", "/v1/responses/compact")
+    for target in (*targets, "/v1/messages", "/v1internal:generateContent", f"{VERTEX}:generateContent"):
         for method in ("GET", "OPTIONS", "HEAD", "PUT"):
             assert recognise(method, "api.anthropic.com", target).kind is not CallKind.MODEL_CALL
 

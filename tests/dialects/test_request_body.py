@@ -3,7 +3,7 @@
 import pytest
 
 from services.dialects.dialect import Call, CallKind, RequestFacts
-from services.dialects.request_body import model_and_stream, path_alone
+from services.dialects.request_body import body_model_and_stream, model_and_stream, path_alone
 
 CALL = Call(kind=CallKind.MODEL_CALL)
 
@@ -30,6 +30,13 @@ def test_the_path_is_believed_first() -> None:
     reader = model_and_stream(Call(kind=CallKind.MODEL_CALL, request_model="path", is_streaming=False))
     reader.feed(b'{"model": "body", "stream": true}')
     assert reader.facts() == RequestFacts(model="path", stream=False)
+
+
+def test_a_deployment_in_the_path_gives_way_to_the_body() -> None:
+    for body, model in ((b'{"model": "body"}', "body"), (b"{}", "path"), (b'{"model": ""}', "path")):
+        reader = body_model_and_stream(Call(kind=CallKind.MODEL_CALL, request_model="path"))
+        reader.feed(body)
+        assert reader.facts() == RequestFacts(model=model)
 
 
 def test_a_path_that_says_it_all_needs_no_body() -> None:

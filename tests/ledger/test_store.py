@@ -6,11 +6,14 @@ import sqlite3
 import stat
 import threading
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
+from services.events.exchange import Client, Timing
 from services.events.usage import Outcome
 from services.ledger.entry import Arrival, GapEntry, RefusedEntry, Source, Superseding, exchange_entry, usage_entry
 from services.ledger.store import LedgerReader, LedgerStore, LedgerUnusable
@@ -274,4 +277,38 @@ def test_a_window_of_minutes_is_read_from_rows(path: Path) -> None:
     assert [bucket["results"][0]["num_model_requests"] for bucket in page["data"]] == [2, 1]  # type: ignore[attr-defined]
     page = reader.completions(start, None, "1h")
     assert [bucket["results"][0]["input_tokens"] for bucket in page["data"]] == [3 * 1514]  # type: ignore[attr-defined]
+    reader.close()
+
+
+def test_the_report_of_a_run_has_its_records_alone(path: Path) -> None:
+    """By the run's id; a redirected user's that nobody could name as well, where they are asked for."""
+    since = "2026-11-23T12:00:00.000000Z"
+    clients = {
+        "ours": Client(uid=1, pid=7, label="a", run="01KRUN"),
+        "ours, after the fork": Client(uid=1, run="01KRUN"),
+        "another run": Client(uid=998, run="01KOTHER"),
+        "same label": Client(uid=1, label="a"),
+        "invisible": Client(uid=998, label="antigravity"),
+        "visible, and not ours": Client(uid=998, pid=8, label="antigravity"),
+    }
+    records = [usage_record(name, at=since, client=client) for name, client in clients.items()]
+    invisible = Client(uid=998)
+    records += [
+        usage_record("said to be of a turn", at=since, client=invisible, turn_id="t"),
+        usage_record(
+            "begun before", at=since, client=invisible, timing=Timing(started_at="2026-11-23T11:59:59.999999Z")
+        ),
+        usage_record("over before", at="2026-11-23T11:59:59.999999Z", client=clients["ours"]),
+    ]
+    with closing(LedgerStore(path)) as store:
+        store.commit([Arrival(source=ONE, seq=n, entry=usage_entry(each)) for n, each in enumerate(records, 1)])
+    reader = LedgerReader(path)
+    begin = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    report: Any = reader.run_report("01KRUN", begin)
+    assert (report["totals"]["requests"], report["totals"]["usage"]["input_tokens"]) == (2, 2 * 1514)
+    report = reader.run_report("01KRUN", begin, uid=998)
+    assert report["totals"]["requests"] == 4
+    assert {row["label"] for row in report["by_client"]} == {"a", None, "antigravity"}
+    report = reader.run_report("01KNONE", begin)
+    assert (report["totals"]["requests"], report["totals"]["usage"], report["by_model"]) == (0, {}, [])
     reader.close()

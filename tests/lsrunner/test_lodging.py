@@ -16,9 +16,7 @@ from services.lsrunner.lodging import (
     guarded,
     holds_connection,
     inherited_variables,
-    proxy_variables,
     sudo_problem,
-    trust_variables,
 )
 
 CAUGHT = CanaryAnswer(arrived=True, error=None, udp_refused=True)
@@ -121,19 +119,6 @@ def test_the_guard_stands_in_front():
         *("/usr/bin/python3", "-I", "/s/guard.py", "relay", "5", "/h/w"),
         *("p", "x"),
     )
-
-
-def test_go_reads_our_bundle_and_nothing_else():
-    """SSL_CERT_FILE alone would add the system's directory."""
-    variables = trust_variables(Path("/bundle"), Path("/ca"))
-    assert (variables["SSL_CERT_FILE"], variables["SSL_CERT_DIR"]) == ("/bundle", "/dev/null")
-    assert variables["NODE_EXTRA_CA_CERTS"] == "/ca"
-
-
-def test_the_local_ports_of_a_language_server_are_no_business_of_the_proxy():
-    """In either spelling."""
-    variables = proxy_variables("http://label:@127.0.0.1:1")
-    assert variables["NO_PROXY"] == variables["no_proxy"] == "localhost,127.0.0.1,::1"
 
 
 def test_another_proxy_or_trust_is_not_inherited():

@@ -92,6 +92,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     [
         ({"MITM_PORT": "8741"}, "frontproxy.port is 8741; mitm.port has that port already"),
         ({"LSRUNNER_PROFILE": "acp"}, "it needs lsrunner.command"),
+        ({"MITM_HTTP2": "always"}, "mitm.http2 is 'always'; allowed: when_needed, prefer"),
         ({"ACCOUNTANT_USAGE_ENDPOINT": "tcp://0.0.0.0:8743"}, "tcp:// with a loopback address"),
         ({"ACCOUNTANT_USAGE_ENDPOINT": "tcp://192.0.2.1:8743"}, "tcp:// with a loopback address"),
         ({"MITM_UPSTREAM_MAP": '{"a": "b"}'}, "mitm.upstream_map.a is 'b'; address:port is allowed"),

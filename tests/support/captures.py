@@ -12,13 +12,20 @@ A file has four parts, each after a line `--- name`:
 
 Files have LF line ends. `line-ends: crlf` or `cr` among the response's header lines gives the body others, and
 `last-line: open` takes the line ends off its end; neither is a header of the response.
+
+The body of an AWS event stream is written as one line for each message: `event NAME JSON`, `exception NAME JSON`, or
+`chunk JSON` for an event whose payload holds the JSON in base64. The line `cut: N` among the header lines takes N bytes
+off the end of what becomes of them.
 """
 
+import base64
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from tests.support.eventstream import event
 
 CAPTURES = Path(__file__).resolve().parents[1] / "captures"
 LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
@@ -36,6 +43,7 @@ class Capture:
     request_body: bytes
     status: int
     content_type: str
+    headers: dict[str, str]
     response_body: bytes
     expected: tuple[dict[str, object], ...]
 
@@ -71,9 +79,26 @@ def read_capture(path: Path) -> Capture:
         request_body=request_body.removesuffix(b"\n"),
         status=int(response_lines[0]),
         content_type=fields.get("content-type", ""),
-        response_body=response_body.replace(b"\n", LINE_ENDS[fields.get("line-ends", "lf")]),
+        headers=fields,
+        response_body=_framed(response_body, fields),
         expected=tuple(json.loads(line) for line in expected.splitlines() if line),
     )
+
+
+def _framed(body: bytes, fields: dict[str, str]) -> bytes:
+    is_aws = fields.get("content-type") == "application/vnd.amazon.eventstream"
+    if not is_aws or body.startswith(b"{"):  # a mislabelled body is written as it is
+        return body.replace(b"\n", LINE_ENDS[fields.get("line-ends", "lf")])
+    messages = b"".join(_aws_message(line) for line in body.splitlines())
+    return messages[: len(messages) - int(fields.get("cut", 0))]
+
+
+def _aws_message(line: bytes) -> bytes:
+    kind, _, rest = line.partition(b" ")
+    if kind == b"chunk":
+        return event("chunk", b'{"bytes":"%b","p":"abcdefgh"}' % base64.b64encode(rest))
+    name, _, payload = rest.partition(b" ")
+    return event(name.decode(), payload, message_type=kind.decode())
 
 
 def _head_and_body(part: bytes) -> tuple[list[str], bytes]:

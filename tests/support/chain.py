@@ -192,14 +192,16 @@ def chain(
         }
         copy = stack.enter_context(checkout(variables))
         variables["WIREMETER_HOME"] = str(copy.home)
+        runner_uid = 0 if runner is None else machine.add_user(runner)
         if redirect:
-            machine.run([copy.root / "scripts" / "mitm-redirect.sh", "install"], check=True)
+            for_whom = [] if runner is None else ["--runner", runner]
+            machine.run([copy.root / "scripts" / "mitm-redirect.sh", "install", *for_whom], check=True)
         if prepare is not None:
             prepare(machine)
         if runner is not None:
             (copy.root / ".venv").unlink()
             make_virtual_environment(copy.root / ".venv")
-            _give_to(machine.add_user(runner), folder, copy.root)
+            _give_to(runner_uid, folder, copy.root)
         supervisord = machine.popen(
             [copy.root / ".venv" / "bin" / "python", "-m", "supervisor.supervisord", "-n", "-c", "supervisord.conf"],
             user=runner,
@@ -217,7 +219,8 @@ def chain(
 
 
 def _put(inside: Path, outside: Path) -> None:
-    inside.parent.mkdir(parents=True, exist_ok=True)
+    inside.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    inside.parent.chmod(0o755)  # whatever the umask is
     if outside.is_dir():
         shutil.copytree(outside, inside, symlinks=True)
     else:

@@ -30,6 +30,7 @@ import services.mitm.server as server_module
 from services.dialects.model_names import ModelNames
 from services.events.identity import UlidSource
 from services.mitm.config import SIMULATED_HOST, HostList, MitmConfig
+from services.mitm.http2_relay import Http2Relay
 from services.mitm.keystore import Keystore
 from services.mitm.observer import ObserverParts
 from services.mitm.peer import Address, Owner, PeerDirectory
@@ -42,6 +43,7 @@ from services.runtime.logs import Logs
 from services.runtime.settings import MitmSettings, Settings
 from services.runtime.state import StateDirectory
 from tests.support.eventually import eventually
+from tests.support.http2 import Http2Peer, http2_context
 from tests.support.raw_upstream import DOMAIN, RawUpstream, Script, upstream_authority
 from tests.support.tls_end import WAIT_S, TlsEnd
 
@@ -137,9 +139,14 @@ class Mitm:
         if self._failure is not None:
             raise self._failure
 
+    def stop(self) -> None:
+        """Ask it to stop, as SIGTERM does."""
+        self.loop.call_soon_threadsafe(self._stopping.set)
+
     def close(self) -> None:
         """Stop everything; what an upstream's script raised is raised here."""
-        self.loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread.is_alive():
+            self.stop()
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive(), "mitm does not stop"
         for upstream in self._upstreams:
@@ -170,6 +177,7 @@ class Mitm:
             contexts=lambda host: (
                 self.keystore.simulator_context if host == SIMULATED_HOST else self.keystore.upstream_context
             ),
+            http2_contexts=lambda host: self.keystore.http2_upstream_context,
             connect_timeout_s=config.limits.connect_timeout_s,
             handshake_timeout_s=config.limits.handshake_timeout_s,
         )
@@ -179,9 +187,9 @@ class Mitm:
         async with asyncio.TaskGroup() as tasks:
             self.dials: set[asyncio.Task[None]] = set()
 
-            def dial_with(tls: bool) -> Callable[[Route, AwaitsUpstream], None]:
+            def dial_with(tls: bool, http2: bool = False) -> Callable[[Route, AwaitsUpstream], None]:
                 def dial(route: Route, awaits: AwaitsUpstream) -> None:
-                    task = tasks.create_task(self.server.dial(route, awaits, tls=tls))
+                    task = tasks.create_task(self.server.dial(route, awaits, tls=tls, http2=http2))
                     self.dials.add(task)
                     task.add_done_callback(self.dials.discard)
 
@@ -203,6 +211,7 @@ class Mitm:
                     decoded_bytes_max=limits.decoded_bytes_max,
                 ),
                 dial=dial_with(True),
+                dial_http2=dial_with(True, http2=True),
                 dial_tunnel=dial_with(False),
             )
             self.server = Server(config, self.wiring, self.dialer, self.keystore.server_context, peers)
@@ -260,6 +269,23 @@ class Mitm:
         except BaseException:
             sock.close()
             raise
+
+    def http2_client(self, host: str, *protocols: str, **initial: Any) -> Http2Peer:
+        """Connect with TLS and HTTP/2, which must be agreed on."""
+        context = self.context()
+        context.set_alpn_protocols(list(protocols or ("h2",)))
+        end = self.client(host, context=context)
+        assert end.tls.selected_alpn_protocol() == "h2"
+        return Http2Peer(end, is_client=True, **initial)
+
+    def http2_upstream(self, script: Script) -> str:
+        """Start a scripted upstream that speaks HTTP/2; return its name."""
+        return self.upstream(script, context=http2_context())
+
+    def http2_relays(self, host: str) -> list[Http2Relay]:
+        """Return the HTTP/2 connections to a host that are alive."""
+        live = self.call(lambda: list(self.server._live))
+        return [each for each in live if isinstance(each, Http2Relay) and each._route.host == host]
 
     def tunnelled(self, target: str, *fields: str) -> tuple[socket.socket, bytes]:
         """Send a CONNECT request; return the socket and the answer's head."""

@@ -125,6 +125,8 @@ def answering(response: bytes, *, times: int = 1) -> Script:
 
     def script(link: TlsEnd) -> None:
         for _ in range(times):
+            if not link.has_more():
+                return
             link.read_head()
             link.send(response)
         link.wait_gone()

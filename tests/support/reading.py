@@ -1,6 +1,6 @@
 """A response read the way mitm reads it: recognised, its request asked for facts, its body fed in pieces."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from services.dialects.recognise import Call, RequestFacts, ResponseReader, request_reader, response_reader
 from services.events.usage import ResponseUsage
@@ -18,9 +18,17 @@ def facts_of(call: Call, request_body: Iterable[bytes]) -> RequestFacts:
     return reader.facts()
 
 
-def reader_of(call: Call, status: int, content_type: str, facts: RequestFacts | None = None) -> ResponseReader:
+def reader_of(
+    call: Call,
+    status: int,
+    content_type: str,
+    facts: RequestFacts | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> ResponseReader:
     """Return the reader of a response that has one."""
-    reader = response_reader(call, status=status, content_type=content_type, facts=facts or RequestFacts())
+    reader = response_reader(
+        call, status=status, content_type=content_type, facts=facts or RequestFacts(), headers=headers or {}
+    )
     assert reader is not None
     return reader
 

@@ -164,6 +164,11 @@ class TlsEnd:
                 self.ending = CLOSE_NOTIFY
         return b""
 
+    def has_more(self) -> bool:
+        """Wait for something to read; False when the other end has left instead."""
+        self._unread[:0] = self.receive()
+        return bool(self._unread)
+
     def read_until(self, marker: bytes) -> bytes:
         """Read up to and with `marker`; what comes behind it stays."""
         data = bytearray()

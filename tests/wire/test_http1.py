@@ -83,6 +83,14 @@ def test_several_fields_of_one_name_are_one_list():
     )
 
 
+def test_fields_in_which_bedrock_reports_are_kept():
+    """Its counts stand in no body of the smaller vendors, its id of a response in none at all."""
+    counts = {b"x-amzn-bedrock-%b-token-count" % kind: b"7" for kind in (b"input", b"output", b"cache-read-input")}
+    expected = {**counts, b"x-amzn-requestid": b"id", b"x-amzn-errortype": b"E:http://x"}
+    fields = [b"%b: %b" % (name.title(), value) for name, value in expected.items()]
+    assert response(*fields, b"x-amzn-bedrock-invocation-latency: 9").fields == expected
+
+
 def test_a_field_is_found_by_its_whole_name():
     """Neither a longer name, nor a name in a value, nor an underscore makes a length."""
     head = request(b"X-Content-Length: 5", b"Content-Length-X: 5", b"Content_Length: 5", b"X: Content-Length: 5")

@@ -1,0 +1,177 @@
+"""
+One exchange over HTTP/1.1 as it passes: where its messages begin and end, and what the observer is told of them.
+
+A core beside `relay.py`, which moves the bytes: what is fed here is about to be forwarded as it came.
+"""
+
+from services.mitm.observer import Abort, Observation, ObserverParts
+from services.mitm.socket_observation import SocketObservation, observe_socket
+from services.wire.http1 import (
+    Body,
+    HttpInvalid,
+    NoBody,
+    RequestHead,
+    ResponseHead,
+    body_of,
+    read_response_head,
+)
+
+SWITCHING_PROTOCOLS = 101
+_NO_BODY = NoBody()
+
+
+class Exchange:
+    """
+    A request with its response; empty until `begin`.
+
+    Attributes:
+        request, request_body: The request and where it stands.
+        response: Its final response, or the one that switches protocols; None until its head is whole.
+        response_body: Where that stands.
+        response_ahead: The beginning of a response head, kept until its end comes.
+        has_begun: Some of the final response has gone out: the client can be told nothing else any more.
+        held: What is to be sent as soon as there is an upstream connection.
+        replay: What may be sent once more if the connection turns out to be dead.
+    """
+
+    __slots__ = (
+        "_content",
+        "_observation",
+        "_socket",
+        "has_begun",
+        "held",
+        "replay",
+        "request",
+        "request_body",
+        "response",
+        "response_ahead",
+        "response_body",
+    )
+
+    def __init__(self) -> None:
+        self._observation: Observation | None = None
+        self._socket: SocketObservation | None = None
+        self._content: list[tuple[int, int]] = []
+        self.request: RequestHead | None = None
+        self.request_body: Body = _NO_BODY
+        self.response: ResponseHead | None = None
+        self.response_body: Body = _NO_BODY
+        self.response_ahead = b""
+        self.has_begun = False
+        self.held = b""
+        self.replay = b""
+
+    def begin(self, request: RequestHead, observation: Observation) -> None:
+        """Begin with a request."""
+        self.request = request
+        self.request_body = body_of(request)
+        self._observation = observation
+
+    def follow_request(self, data: bytearray, view: memoryview, start: int, size: int) -> int:
+        """
+        Follow the request's body through `data[start:size]`; return where it ends.
+
+        Raises:
+            HttpInvalid: It is malformed.
+        """
+        observation = self._observation
+        assert observation is not None
+        content = self._content
+        content.clear()
+        end = self.request_body.feed(data, start, size, content)
+        if observation.reads_request:
+            for first, last in content:
+                observation.request_content(bytes(view[first:last]))
+        for first, last in content:
+            observation.bytes_up += last - first
+        if self.request_body.done:
+            observation.request_ended()
+        return end
+
+    def read_response_heads(self, data: bytearray, view: memoryview, size: int, bytes_max: int) -> int:
+        """
+        Read heads at the start of `data[:size]`, interim ones (1xx) included, until `response` is set.
+
+        Returns:
+            Where the last whole one of them ends. Without a `response` the rest is in `response_ahead`.
+
+        Raises:
+            HttpInvalid: One of them is malformed, or longer than `bytes_max`.
+        """
+        assert self.request is not None
+        start = 0
+        while self.response is None:
+            end = data.find(b"\r\n\r\n", start, size)
+            if (end if end >= 0 else size) - start > bytes_max:
+                raise HttpInvalid(f"response head exceeds {bytes_max} bytes")
+            if end < 0:
+                self.response_ahead = bytes(view[start:size])
+                break
+            response = read_response_head(bytes(view[start : end + 4]), request_method=self.request.method)
+            start = end + 4
+            if response.status == SWITCHING_PROTOCOLS or response.status >= 200:
+                self.response = response
+        return start
+
+    def begin_response(self, now: float) -> None:
+        """The final response has been read; its body follows."""
+        assert self._observation is not None and self.response is not None
+        self.response_body = body_of(self.response)
+        self._observation.response_head(self.response, now)
+
+    def follow_response(self, data: bytearray, view: memoryview, start: int, size: int, now: float) -> int:
+        """Follow the response's body; see `follow_request`."""
+        observation = self._observation
+        assert observation is not None
+        content = self._content
+        content.clear()
+        end = self.response_body.feed(data, start, size, content)
+        for first, last in content:
+            observation.bytes_down += last - first
+        if observation.reads_response:
+            observation.response_content(view, content)
+        if self.response_body.done:
+            observation.ended(now)
+        return end
+
+    # -- another protocol (RFC 9110 §15.2.2) -------------------------------
+
+    def upgrade(self, now: float, parts: ObserverParts) -> None:
+        """The response has switched protocols: from here on bytes are told as they come."""
+        assert self._observation is not None and self.response is not None
+        self._socket = observe_socket(self._observation, self.response, now, parts)
+        if self._socket is not None:
+            self._observation = None
+
+    def upgraded_up(self, data: memoryview, now: float) -> None:
+        """The next bytes of the client, in the other protocol."""
+        if self._socket is not None:
+            self._socket.from_client(data, now)
+
+    def upgraded_down(self, data: memoryview, now: float) -> None:
+        """The next bytes of upstream, in the other protocol."""
+        if self._socket is not None:
+            self._socket.from_server(data, now)
+
+    # -- how it ends -------------------------------------------------------
+
+    def ended(self, now: float) -> None:
+        """The response ended with its connection, as it should."""
+        assert self._observation is not None
+        self._observation.ended(now)
+        self._observation = None
+
+    def broken(self, aborted_by: Abort | None, reason: str, now: float) -> None:
+        """What is under way broke off, if anything is; `aborted_by` None means that it ended as such things end."""
+        if self._observation is not None:
+            self._observation.broken(aborted_by, reason, now)
+            self._observation = None
+        if self._socket is not None:
+            self._socket.broken(aborted_by, now)
+            self._socket = None
+
+    def refused(self, status: int, error_type: str, reason: str, now: float) -> None:
+        """We answer in upstream's place."""
+        if self._observation is not None:
+            self._observation.refused(status, error_type, reason, now)
+            self._observation = None

@@ -1,0 +1,3 @@
+module wiremeter.test/http2_client
+
+go 1.19

@@ -1,0 +1,123 @@
+"""Where messages begin and end is followed however they are cut, and the observer is told what passes."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.mitm.exchange import Exchange
+from services.mitm.observer import Abort
+from services.wire.http1 import HttpInvalid, read_request_head
+from tests.support.mitm import get, post
+from tests.support.observing import Observing
+
+HOST = "api.anthropic.com"
+HEAD_BYTES_MAX = 4096
+BODY = b'{"model": "claude-x"}'
+ANSWER = b'{"id": "msg_1", "type": "message", "model": "claude-x-2", "usage": {"input_tokens": 25, "output_tokens": 9}}'
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
+FINAL = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER)
+
+
+class Passing:
+    """An exchange that is fed bytes, as the relay feeds it."""
+
+    def __init__(self, request: bytes) -> None:
+        self.around = Observing()
+        self.exchange = Exchange()
+        head = request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        self.exchange.begin(read_request_head(head), self.around.observe(HOST, head, 10.0))
+        data = bytearray(request)
+        self.request_end = self.exchange.follow_request(data, memoryview(data), len(head), len(data))
+
+    def read_heads(self, piece: bytes) -> tuple[int, bytes]:
+        """Read heads in what was kept and `piece`; return where they end, and all of it."""
+        data = bytearray(self.exchange.response_ahead + piece)
+        self.exchange.response_ahead = b""
+        return self.exchange.read_response_heads(data, memoryview(data), len(data), HEAD_BYTES_MAX), bytes(data)
+
+    def follow(self, piece: bytes, now: float = 11.0) -> int:
+        """Follow the body of the response."""
+        data = bytearray(piece)
+        return self.exchange.follow_response(data, memoryview(data), 0, len(data), now)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return self.around.outbox.records
+
+
+@given(cut=st.integers(0, len(INTERIM * 2 + FINAL)))
+def test_heads_may_be_cut_anywhere(cut: int) -> None:
+    """Interim ones are passed over, the final one is found, and where its body begins."""
+    heads = INTERIM * 2 + FINAL
+    passing = Passing(post(HOST, BODY))
+    end, _ = passing.read_heads(heads[:cut])
+    assert end == (cut if cut == len(heads) else len(INTERIM) * min(2, cut // len(INTERIM)))
+    if passing.exchange.response is None:
+        assert heads[:cut].endswith(passing.exchange.response_ahead)
+        end, data = passing.read_heads(heads[cut:] + ANSWER)
+        assert data[end:] == ANSWER
+    assert passing.exchange.response is not None and passing.exchange.response.status == 200
+
+
+def test_an_exchange_ends_with_its_record() -> None:
+    """Written when the last byte is there, before it is forwarded; what lies behind is another message's."""
+    passing = Passing(post(HOST, BODY))
+    assert passing.request_end == len(post(HOST, BODY))
+    passing.read_heads(FINAL)
+    passing.exchange.begin_response(10.5)
+    assert passing.follow(ANSWER[:50]) == 50
+    assert passing.records == []
+    assert passing.follow(ANSWER[50:] + b"HTTP/1.1 ") == len(ANSWER) - 50
+    assert passing.exchange.response_body.done
+    [record] = passing.records
+    assert (record["request_model"], record["usage"]["input_tokens"]) == ("claude-x", 25)
+    assert record["bytes"] == {"up": len(BODY), "down": len(ANSWER)}
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [b"HTTP/1.1 200 OK\nx: y\r\n\r\n", b"x" * (HEAD_BYTES_MAX + 1), INTERIM + b"x" * (HEAD_BYTES_MAX + 1)],
+    ids=["malformed", "endless", "endless behind an interim one"],
+)
+def test_nonsense_is_named(heads: bytes) -> None:
+    """The relay decides what the client is told."""
+    with pytest.raises(HttpInvalid):
+        Passing(get(HOST)).read_heads(heads)
+
+
+def test_a_malformed_body_is_named() -> None:
+    """A request's, too."""
+    with pytest.raises(HttpInvalid):
+        Passing(get(HOST, "/v1/messages", "Transfer-Encoding: chunked", method="POST") + b"nonsense\r\n")
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "noise"])
+def test_another_protocol_is_told_to_whoever_reads_it(upgrade: str) -> None:
+    """A socket that nobody reads leaves one record at its end."""
+    fields = (f"Upgrade: {upgrade}", "Connection: upgrade")
+    passing = Passing(get(HOST, "/socket", *fields))
+    passing.read_heads(f"HTTP/1.1 101 Switching Protocols\r\nupgrade: {upgrade}\r\n\r\n".encode())
+    passing.exchange.upgrade(11.0, passing.around.parts)
+    passing.exchange.upgraded_up(memoryview(b"up"), 11.0)
+    passing.exchange.upgraded_down(memoryview(b"down"), 11.0)
+    assert passing.records == []
+    passing.exchange.broken(None, "it ended", 12.0)
+    [record] = passing.records
+    assert (record["outcome"], record["reason"]) == ("unreadable", f"upgrade to {upgrade} is not read")
+
+
+def test_an_end_is_told_once() -> None:
+    """Whatever the relay says behind it."""
+    for end in ("broken", "refused"):
+        passing = Passing(post(HOST, BODY))
+        if end == "broken":
+            passing.exchange.broken(Abort.CLIENT, "the client closed the connection", 11.0)
+        else:
+            passing.exchange.refused(502, "upstream_dns", "no such host", 11.0)
+        passing.exchange.broken(Abort.PROXY, "the proxy stopped", 12.0)
+        [record] = passing.records
+        assert record["outcome"] == ("truncated" if end == "broken" else "error")
+    Exchange().broken(Abort.PROXY, "nothing was under way", 1.0)
+    Exchange().refused(400, "request_invalid", "no head", 1.0)

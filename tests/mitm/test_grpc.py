@@ -1,0 +1,124 @@
+"""Programs that speak gRPC work on an intercepted host as they do without us (grpcio, on both sides)."""
+
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import pytest
+
+from services.mitm.authority import make_leaf, make_leaf_key
+from tests.support.eventually import eventually
+from tests.support.mitm import Mitm
+from tests.support.raw_upstream import upstream_authority
+
+grpc = pytest.importorskip("grpc", reason="grpcio is not installed (pip install grpcio)")
+HOST = "grpc.upstream.test"
+# A server that sends its connections away so often does it in the middle of a test.
+CONNECTION_AGE_MS = 700
+
+
+class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Calls on bytes: no schema is needed to see whether they pass."""
+
+    def __init__(self) -> None:
+        self.over: list[str] = []
+
+    def service(self, details: Any) -> Any:
+        kinds = {
+            "Reverse": grpc.unary_unary_rpc_method_handler,
+            "Fail": grpc.unary_unary_rpc_method_handler,
+            "Talk": grpc.stream_stream_rpc_method_handler,
+            "Forever": grpc.unary_stream_rpc_method_handler,
+        }
+        name = details.method.rpartition("/")[2]
+        return kinds[name](getattr(self, f"_{name.lower()}"))
+
+    def _reverse(self, request: bytes, context: Any) -> bytes:
+        context.set_trailing_metadata((("x-length", str(len(request))),))
+        return request[::-1]
+
+    def _fail(self, request: bytes, context: Any) -> None:
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "quota ü")
+
+    def _talk(self, messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        for message in messages:
+            yield message + b"!"
+
+    def _forever(self, request: bytes, context: Any) -> Iterator[bytes]:
+        context.add_callback(lambda: self.over.append(request.decode()))
+        while context.is_active():
+            yield b"x"
+            futures.wait([], timeout=0)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[tuple[_Service, int]]:
+    leaf = make_leaf(upstream_authority(), make_leaf_key(), HOST, upstream_authority().certificate.not_valid_before_utc)
+    options = [("grpc.max_connection_age_ms", CONNECTION_AGE_MS), ("grpc.max_receive_message_length", -1)]
+    handler = _Service()
+    with futures.ThreadPoolExecutor(8) as pool:
+        server = grpc.server(pool, options=options)
+        server.add_generic_rpc_handlers((handler,))
+        credentials = grpc.ssl_server_credentials([(leaf.key_pem(), leaf.certificate_pem())])
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        yield handler, port
+        server.stop(0).wait(10)
+
+
+@pytest.fixture
+def channel(proxy: Mitm, service: tuple[_Service, int]) -> Iterator[Any]:
+    proxy.upstream_map[HOST] = ("127.0.0.1", service[1])
+    options = [
+        ("grpc.ssl_target_name_override", HOST),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    credentials = grpc.ssl_channel_credentials(proxy.config.trust_bundle.read_bytes())
+    with grpc.secure_channel(f"127.0.0.1:{proxy.port}", credentials, options=options) as opened:
+        yield opened
+
+
+def test_calls_of_every_kind_pass(proxy: Mitm, channel: Any) -> None:
+    """Messages, large ones, both ways at once, statuses and metadata; each call is on record as unreadable."""
+    before = len(proxy.outbox.records)
+    reverse = channel.unary_unary("/a.B/Reverse")
+    answer, call = reverse.with_call(b"hello", timeout=10)
+    assert answer == b"olleh"
+    assert [(each.key, each.value) for each in call.trailing_metadata()] == [("x-length", "5")]
+    large = bytes(range(256)) * 20_000
+    assert reverse(large, timeout=20) == large[::-1]
+    with pytest.raises(grpc.RpcError) as failed:
+        channel.unary_unary("/a.B/Fail")(b"", timeout=10)
+    assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "quota ü")
+    messages = [b"%d" % number for number in range(300)]
+    assert list(channel.stream_stream("/a.B/Talk")(iter(messages), timeout=20)) == [m + b"!" for m in messages]
+    records = eventually(
+        "a record of each", lambda: found if len(found := proxy.outbox.records[before:]) >= 4 else None
+    )
+    assert {(record["outcome"], record["reason"]) for record in records} == {
+        ("unreadable", "gRPC messages are not read")
+    }
+
+
+def test_what_the_client_gives_up_ends_at_the_server(channel: Any, service: tuple[_Service, int]) -> None:
+    """Cancelled, and out of time."""
+    cancelled = channel.unary_stream("/a.B/Forever")(b"cancelled")
+    next(cancelled)
+    cancelled.cancel()
+    with pytest.raises(grpc.RpcError) as late:
+        list(channel.unary_stream("/a.B/Forever")(b"late", timeout=0.3))
+    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    eventually("both are over", lambda: {"cancelled", "late"} <= set(service[0].over))
+
+
+def test_no_call_is_lost_when_the_server_sends_its_clients_away(channel: Any) -> None:
+    """GOAWAY again and again, with calls under way and on their way."""
+    reverse = channel.unary_unary("/a.B/Reverse")
+    end = time.monotonic() + 4 * CONNECTION_AGE_MS / 1000
+    with futures.ThreadPoolExecutor(8) as pool:
+        while time.monotonic() < end:
+            asked = [b"%d" % number for number in range(40)]
+            answers = pool.map(lambda message: reverse(message, timeout=10), asked)
+            assert [answer[::-1] for answer in answers] == asked

@@ -1,0 +1,73 @@
+"""An observation without a mitm around it: what it writes and what it logs is kept, and its clock is the test's."""
+
+from typing import Any
+
+import orjson
+
+from services.dialects.model_names import ModelNames
+from services.events.exchange import Client
+from services.events.identity import UlidSource
+from services.mitm.observer import Observation, ObserverParts
+from services.runtime.logs import Logs
+from services.wire.http1 import read_request_head
+from tests.support.mitm import RememberingOutbox
+
+# The monotonic time 0 of these tests: 2023-11-14T22:13:20Z.
+EPOCH_OFFSET_S = 1_700_000_000.0
+
+
+class _Lines:
+    def __init__(self, lines: list[dict[str, Any]]) -> None:
+        self._lines = lines
+
+    def write(self, line: bytes, /) -> object:
+        self._lines.append(orjson.loads(line))
+        return None
+
+    def flush(self) -> object:
+        return None
+
+
+class _SomePeer:
+    def client(self) -> Client:
+        return Client(uid=1000)
+
+
+class Observing:
+    """
+    What observations need.
+
+    Attributes:
+        outbox: What they wrote.
+        lines: What they logged.
+    """
+
+    def __init__(self, *, decoded_bytes_max: int = 1 << 20) -> None:
+        self.outbox = RememberingOutbox()
+        self.lines: list[dict[str, Any]] = []
+        self.parts = ObserverParts(
+            outbox=self.outbox,
+            logs=Logs("mitm-0", sink=_Lines(self.lines)),
+            ids=UlidSource(bytes(10)),
+            model_names=ModelNames(),
+            epoch_offset_s=lambda: EPOCH_OFFSET_S,
+            decoded_bytes_max=decoded_bytes_max,
+        )
+
+    def observe(self, host: str, head: bytes, now: float) -> Observation:
+        """Begin to observe an exchange."""
+        return Observation(host, read_request_head(head), _SomePeer(), now, self.parts)
+
+    def drafts(self) -> dict[str, dict[str, Any]]:
+        """Return the records that would stand if the process died now."""
+        standing: dict[str, dict[str, Any]] = {}
+        for kind, key, content in self.outbox.entries:
+            if kind == "start":
+                assert key is not None and key not in standing
+                standing[key] = content
+            elif kind == "progress":
+                assert key is not None
+                standing[key].update(content)
+            elif key is not None:
+                standing.pop(key, None)
+        return standing
