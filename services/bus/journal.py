@@ -66,16 +66,22 @@ class JournalLimits:
 class _Draft:
     """An exchange that is not over: where its draft is on disk, and what it says by now."""
 
-    __slots__ = ("parts", "segment_number")
+    __slots__ = ("_ends_in_a_repeat", "parts", "segment_number")
 
     def __init__(self, segment_number: int, draft: bytes) -> None:
         self.segment_number = segment_number
         self.parts = [draft]
+        self._ends_in_a_repeat = False
 
-    def add(self, members: bytes) -> None:
+    def add(self, members: bytes, repeats: bool) -> None:
+        if repeats and self._ends_in_a_repeat:
+            self.parts[-1] = members
+            return
         self.parts.append(members)
+        self._ends_in_a_repeat = repeats
         if len(self.parts) > _DRAFT_PARTS_MAX:
             self.parts = [unfinished_record(self.parts)]
+            self._ends_in_a_repeat = False
 
     @property
     def size_bytes(self) -> int:
@@ -145,13 +151,17 @@ class Journal:
             self._drafts.pop(key, None)  # the oldest draft stands first, always
             self._drafts[key] = _Draft(self._segment_number, draft)
 
-    def progress(self, exchange_id: str, members: bytes) -> None:
-        """`members`, a JSON object, replaces members of the draft at top level."""
+    def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
+        """
+        `members`, a JSON object, replaces members of the draft at top level.
+
+        Progress that `repeats` always has the same members: the last stands for all, and nothing has to be merged.
+        """
         key = exchange_id.encode()
         draft = self._drafts.get(key)
         # Without its start on disk (which was full then) progress would mean nothing to a reader.
         if draft is not None and self._append(EntryKind.PROGRESSED, 0, key, (members,)):
-            draft.add(members)
+            draft.add(members, repeats)
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Write the records that an exchange ends with and close its draft, in one entry: both or neither."""

@@ -158,9 +158,9 @@ class ExchangePublisher:
         """See `Journal.start`."""
         self._journal.start(exchange_id, draft)
 
-    def progress(self, exchange_id: str, members: bytes) -> None:
+    def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
         """See `Journal.progress`."""
-        self._journal.progress(exchange_id, members)
+        self._journal.progress(exchange_id, members, repeats=repeats)
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Journal the records that an exchange ends with, close its draft, and send them soon."""

@@ -44,11 +44,9 @@ class Entry(NamedTuple):
 
 def encode_entry(kind: EntryKind, sequence: int, exchange_id: bytes, parts: Sequence[bytes]) -> bytes:
     """Write one entry; the exchange id has at most `EXCHANGE_ID_BYTES_MAX` bytes."""
-    pieces = [_BODY_HEAD.pack(sequence, kind, len(exchange_id)), exchange_id]
+    summed = _BODY_HEAD.pack(sequence, kind, len(exchange_id)) + exchange_id
     for part in parts:
-        pieces.append(_LENGTH.pack(len(part)))
-        pieces.append(part)
-    summed = b"".join(pieces)
+        summed += _LENGTH.pack(len(part)) + part
     return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
 
 

@@ -128,7 +128,7 @@ class Exchange:
         end = self.response_body.feed(data, start, size, content)
         for first, last in content:
             observation.bytes_down += last - first
-        if observation.reads_response:
+        if content and observation.reads_response:
             observation.response_content(view, content)
         if self.response_body.done:
             observation.ended(now)

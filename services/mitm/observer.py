@@ -27,6 +27,8 @@ from services.wire.errors import WireError
 from services.wire.http1 import RequestHead, ResponseHead
 
 INTERNAL = "internal error, see the log"
+_UNKNOWN = Call(kind=CallKind.UNKNOWN)
+_NOTHING_SAID = RequestFacts()
 _Arguments = ParamSpec("_Arguments")
 _Observer = TypeVar("_Observer", bound="Fallible")
 
@@ -45,8 +47,8 @@ class Outbox(Protocol):
     def start(self, exchange_id: str, draft: bytes) -> None:
         """A model call begins: `draft` is its record if this process dies now."""
 
-    def progress(self, exchange_id: str, members: bytes) -> None:
-        """`members` replace those of the draft."""
+    def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
+        """`members` replace those of the draft; progress that `repeats` always has the same members."""
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """The exchange is over; these are its records."""
@@ -132,9 +134,9 @@ class Observation:
         wall = parts.epoch_offset_s() + now
         self._started_at = timestamp(wall)
         self._id = parts.ids.make(int(wall * 1000))
-        self._client = Client()
-        self._call = Call(kind=CallKind.UNKNOWN)
-        self._facts = RequestFacts()
+        self._client = _NOBODY
+        self._call = _UNKNOWN
+        self._facts = _NOTHING_SAID
         self._finished = False
         self._problem: str | None = None
         self._decoder: ContentDecoder | None = None
@@ -155,12 +157,13 @@ class Observation:
 
     @harmless
     def _begin(self, request: RequestHead, peer: Peer) -> None:
-        self._client = peer.client()
-        self._call = recognise(request.method, self._host, request.target)
-        self._facts = RequestFacts(model=self._call.request_model)
-        if request.field(b"content-type").startswith("application/grpc"):
+        self._client = _json_of(peer.client())
+        self._call = call = recognise(request.method, self._host, request.target)
+        if call.request_model is not None:
+            self._facts = RequestFacts(model=call.request_model)
+        if request.fields.get(b"content-type", b"").startswith(b"application/grpc"):
             self._problem = "gRPC messages are not read"
-        if self._call.kind is CallKind.MODEL_CALL:
+        if call.kind is CallKind.MODEL_CALL:
             self._begin_call(request)
 
     def failed(self, error: Exception) -> None:
@@ -201,6 +204,8 @@ class Observation:
         """The final response begins."""
         self._status = response.status
         self._first_byte_ms = milliseconds(now - self._started)
+        if self._call.kind is CallKind.UNKNOWN:
+            return
         content_type = response.field(b"content-type")
         self._response_reader = response_reader(
             self._call,
@@ -223,7 +228,10 @@ class Observation:
 
     def response_content(self, view: memoryview, content: Sequence[tuple[int, int]]) -> None:
         """Read pieces of the response's body, and journal the counts if they changed."""
-        data = b"".join([view[first:last] for first, last in content])
+        if len(content) == 1:
+            data = bytes(view[content[0][0] : content[0][1]])
+        else:
+            data = b"".join([view[first:last] for first, last in content])
         reader = self._response_reader
         try:
             if self._decoder:
@@ -241,7 +249,7 @@ class Observation:
 
     def _journal_counts(self, reader: ResponseReader) -> None:
         members = {"usage": reader.counts(), "response_model": reader.response_model()}
-        self._parts.outbox.progress(self._id, orjson.dumps(members))
+        self._parts.outbox.progress(self._id, orjson.dumps(members), repeats=True)
 
     def _stop_reading(self, problem: str) -> None:
         self._problem = problem
@@ -294,7 +302,7 @@ class Observation:
         except Exception as error:
             self.failed(error)
             if not self._finished:
-                self._facts = RequestFacts()  # whatever it was, it is not in this one
+                self._facts = _NOTHING_SAID  # whatever it was, it is not in this one
                 usage = self._usage(Outcome.UNREADABLE, reason=INTERNAL)
                 self._finish([self._record(usage, now, None)], [usage])
 
@@ -310,7 +318,8 @@ class Observation:
 
     def _usages(self, *, complete: bool, reason: str | None) -> Sequence[ResponseUsage]:
         if self._call.kind is CallKind.UNKNOWN:
-            return [self._usage(Outcome.UNREADABLE, reason=self._problem or "endpoint is not known")]
+            operation = self._call.operation or "unknown"
+            return [_unreadable(operation, self._facts.model, self._problem or "endpoint is not known")]
         if self._call.dialect is None:
             return [self._usage(Outcome.UNREADABLE, reason=self._problem or "no dialect reads this call")]
         if self._problem is not None:
@@ -456,6 +465,20 @@ class Observation:
             output_tokens=usage.counts.get("output_tokens"),
             reason=usage.reason,
         )
+
+
+@lru_cache(maxsize=256)
+def _unreadable(operation: str, model: str | None, reason: str) -> ResponseUsage:
+    return ResponseUsage(outcome=Outcome.UNREADABLE, operation=operation, request_model=model, reason=reason)
+
+
+@lru_cache(maxsize=256)
+def _json_of(client: Client) -> orjson.Fragment:
+    """A client makes many exchanges, and writes itself into the records of all of them."""
+    return orjson.Fragment(orjson.dumps(client))
+
+
+_NOBODY = _json_of(Client())
 
 
 def timestamp(unix_s: float) -> str:

@@ -29,28 +29,44 @@ class Poller:
     """
     Dispatches readiness to handlers.
 
-    A handler is called with the epoll events of its descriptor, which is level-triggered. It must not raise: an
-    exception is a bug, logged with its traceback, and `fail` is called, by which the owner ends what it was for.
+    A handler is called with the epoll events of its descriptor, which is level-triggered; where nothing but `READ` is
+    there, `on_readable` is called instead, if there is one. Neither must raise: an exception is a bug, logged with its
+    traceback, and `fail` is called, by which the owner ends what it was for.
     """
 
-    __slots__ = ("_closing", "_epoll", "_failures", "_handlers", "_logs", "_loop", "now")
+    __slots__ = ("_closing", "_epoll", "_failures", "_handlers", "_logs", "_loop", "_readers", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, logs: Logs) -> None:
         self._loop = loop
         self._logs = logs
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        self._readers: dict[int, Callable[[], None]] = {}
         self._failures: dict[int, Callable[[], None]] = {}
         self._closing: list[socket.socket] = []
         # Monotonic seconds, read once per wake-up.
         self.now = monotonic()
         loop.add_reader(self._epoll.fileno(), self._dispatch)
 
-    def watch(self, descriptor: int, handler: Handler, events: int = READ, *, fail: Callable[[], None]) -> None:
+    def watch(
+        self,
+        descriptor: int,
+        handler: Handler,
+        events: int = READ,
+        *,
+        fail: Callable[[], None],
+        on_readable: Callable[[], None] | None = None,
+    ) -> None:
         """Call `handler` when one of `events` is there, or an error; `fail` if it raises."""
         self._handlers[descriptor] = handler
         self._failures[descriptor] = fail
+        if on_readable is not None:
+            self._readers[descriptor] = on_readable
         self._epoll.register(descriptor, events)
+
+    def read_by(self, descriptor: int, on_readable: Callable[[], None]) -> None:
+        """Call `on_readable` from now on where nothing but `READ` is there."""
+        self._readers[descriptor] = on_readable
 
     def change(self, descriptor: int, events: int) -> None:
         """Wait for other events."""
@@ -60,6 +76,7 @@ class Poller:
         """Call no handler for this descriptor any more."""
         if self._handlers.pop(descriptor, None) is not None:
             del self._failures[descriptor]
+            self._readers.pop(descriptor, None)
             self._epoll.unregister(descriptor)
 
     def close_socket(self, sock: socket.socket) -> None:
@@ -75,17 +92,18 @@ class Poller:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._handlers.clear()
+        self._readers.clear()
         self._failures.clear()
 
     def _dispatch(self) -> None:
         self.now = monotonic()
-        handlers = self._handlers
+        handlers, readers = self._handlers, self._readers
         for descriptor, events in self._epoll.poll(0, _BATCH):
-            handler = handlers.get(descriptor)
-            if handler is None:
-                continue
             try:
-                handler(events)
+                if events == READ and descriptor in readers:
+                    readers[descriptor]()
+                elif descriptor in handlers:
+                    handlers[descriptor](events)
             except Exception as error:
                 self._logs.error("handler.failed", error=error)
                 self._failures.get(descriptor, _ignore)()

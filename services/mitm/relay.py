@@ -61,9 +61,12 @@ class Relay:
         "_client",
         "_exchange",
         "_exchanges",
+        "_idle_timeout_s",
         "_owner",
         "_peer",
         "_phase",
+        "_plain",
+        "_poller",
         "_route",
         "_upstream",
         "_view",
@@ -77,7 +80,10 @@ class Relay:
         self._route = route
         self._wiring = wiring
         self._owner = owner
+        self._plain = wiring.scratch.plain
         self._view = wiring.scratch.plain_view
+        self._poller = wiring.poller
+        self._idle_timeout_s = wiring.limits.idle_timeout_s
         self._ahead = bytearray()
         self._exchanges = 0
         self._upstream: Stream | None = None
@@ -103,7 +109,7 @@ class Relay:
             self._wiring.logs.info("client.failed", host=self._route.host, reason=str(error))
             size = BROKEN_OFF
         if size > 0:
-            self._take(self._wiring.scratch.plain, self._view, size)
+            self._take(self._plain, self._view, size)
         elif size != NOTHING_YET:
             self._client_gone()
 
@@ -116,7 +122,7 @@ class Relay:
             self._client_gone()
             return
         if size > 0:
-            self._take(self._wiring.scratch.plain, self._view, size)
+            self._take(self._plain, self._view, size)
 
     def _take(self, data: bytearray, view: memoryview, size: int) -> None:
         """Take `data[:size]`, the next bytes from the client; `view` is a view of `data`."""
@@ -124,12 +130,12 @@ class Relay:
         if phase is _Phase.HEAD:
             self._take_head(data, view, size)
         elif phase is _Phase.BODY:
-            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+            self.deadline = self._poller.now + self._idle_timeout_s
             self._take_body(data, view, 0, size)
         elif phase is _Phase.UPGRADED:
             assert self._upstream is not None
-            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
-            self._exchange.upgraded_up(view[:size], self._wiring.poller.now)
+            self.deadline = self._poller.now + self._idle_timeout_s
+            self._exchange.upgraded_up(view[:size], self._poller.now)
             self._upstream.send(view[:size])
             if self._upstream.backlog > BACKLOG_BYTES_MAX:
                 self._client.pause()
@@ -152,7 +158,7 @@ class Relay:
             end = data.find(b"\r\n\r\n", 0, size)
             if end < 0:
                 self._ahead += view[:size]
-                self.deadline = self._wiring.poller.now + limits.head_timeout_s
+                self.deadline = self._poller.now + limits.head_timeout_s
         head_bytes = end + 4 if end >= 0 else len(self._ahead)
         if head_bytes > limits.head_bytes_max:
             self._refuse(431, f"request head of {head_bytes} bytes exceeds {limits.head_bytes_max}")
@@ -193,7 +199,7 @@ class Relay:
     def _attach(self, upstream: Stream) -> None:
         self._upstream = upstream
         self._phase = _Phase.BODY
-        self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+        self.deadline = self._poller.now + self._idle_timeout_s
         upstream.watch(self._on_upstream, self._on_upstream_drained, self.fail)
 
     def _take_body(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
@@ -214,7 +220,7 @@ class Relay:
 
     def _request_sent(self) -> None:
         self._phase = _Phase.RESPONSE
-        self.deadline = self._wiring.poller.now + self._wiring.limits.response_timeout_s
+        self.deadline = self._poller.now + self._wiring.limits.response_timeout_s
 
     def _follow_request(self, data: bytearray, view: memoryview, start: int, size: int) -> int:
         """Follow the request's body in `data[start:size]`; return where it ends, −1 if it is malformed and refused."""
@@ -230,7 +236,7 @@ class Relay:
         limits = self._wiring.limits
         self._phase = _Phase.DIAL
         # The dialer keeps its own times; this is for the case that it does not.
-        self.deadline = self._wiring.poller.now + 2 * limits.connect_timeout_s + limits.handshake_timeout_s + 1
+        self.deadline = self._poller.now + 2 * limits.connect_timeout_s + limits.handshake_timeout_s + 1
         self._wiring.dial(self._route, self)
 
     def upstream_ready(self, upstream: Stream) -> bool:
@@ -265,24 +271,25 @@ class Relay:
             if size != NOTHING_YET:
                 self._upstream_gone(size, f"{self._route.host} closed the connection without a response")
             return
+        exchange = self._exchange
         if self._phase is _Phase.UPGRADED:
-            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+            self.deadline = self._poller.now + self._idle_timeout_s
             self._forward(size)
-        elif self._exchange.response is not None:
-            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
-            self._take_response(self._wiring.scratch.plain, self._view, 0, size)
-        elif self._exchange.response_ahead:
-            data = bytearray(self._exchange.response_ahead) + self._view[:size]
-            self._exchange.response_ahead = b""
+        elif exchange.response is not None:
+            self.deadline = self._poller.now + self._idle_timeout_s
+            self._take_response(self._plain, self._view, 0, size)
+        elif exchange.response_ahead:
+            data = bytearray(exchange.response_ahead) + self._view[:size]
+            exchange.response_ahead = b""
             self._take_response_head(data, memoryview(data), len(data))
         else:
-            self._take_response_head(self._wiring.scratch.plain, self._view, size)
+            self._take_response_head(self._plain, self._view, size)
         # close_notify came in the same read as the last data: nothing more will be readable to say so.
         if upstream.ended and self._upstream is upstream:
             self._upstream_gone(ENDED, f"{self._route.host} closed the connection without a response")
 
     def _forward(self, size: int) -> None:
-        self._exchange.upgraded_down(self._view[:size], self._wiring.poller.now)
+        self._exchange.upgraded_down(self._view[:size], self._poller.now)
         self._client.send(self._view[:size])
         if self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
             self._upstream.pause()
@@ -299,38 +306,36 @@ class Relay:
             if start:
                 self._client.send(view[:start])  # interim heads are no beginning: an error can still be told
             return
-        self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+        self.deadline = self._poller.now + self._idle_timeout_s
         if exchange.response.status == SWITCHING_PROTOCOLS:
             self._upgrade(view, start, size)
         else:
-            exchange.begin_response(self._wiring.poller.now)
+            exchange.begin_response(self._poller.now)
             self._take_response(data, view, start, size)
 
     def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
         """Observe and forward `data[:size]`, of which the response's body begins at `start`."""
         exchange = self._exchange
         try:
-            end = exchange.follow_response(data, view, start, size, self._wiring.poller.now)
+            end = exchange.follow_response(data, view, start, size, self._poller.now)
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
-        self._send_response(view[:end])
+        if end:
+            exchange.has_begun = True
+            self._client.send(view[:end])
         if exchange.response_body.done:
             self._finish(extra=size - end)
         elif self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
             self._upstream.pause()
 
-    def _send_response(self, data: memoryview) -> None:
-        if data:
-            self._exchange.has_begun = True
-            self._client.send(data)
-
     def _upgrade(self, view: memoryview, start: int, size: int) -> None:
         """Become a relay of another protocol, whose first bytes are `view[start:size]`."""
-        self._exchange.upgrade(self._wiring.poller.now, self._wiring.observer_parts)
-        self._exchange.upgraded_down(view[start:size], self._wiring.poller.now)
+        self._exchange.upgrade(self._poller.now, self._wiring.observer_parts)
+        self._exchange.upgraded_down(view[start:size], self._poller.now)
         self._phase = _Phase.UPGRADED
-        self._send_response(view[:size])
+        self._exchange.has_begun = True
+        self._client.send(view[:size])
         self._client.resume()
         if self._ahead:
             data, self._ahead = self._ahead, bytearray()
@@ -352,7 +357,7 @@ class Relay:
             self._close_gently()
             return
         self._phase = _Phase.HEAD
-        self.deadline = self._wiring.poller.now + self._wiring.limits.keep_alive_timeout_s
+        self.deadline = self._poller.now + self._wiring.limits.keep_alive_timeout_s
         self._client.resume()
         if self._ahead:
             data, self._ahead = self._ahead, bytearray()
@@ -362,15 +367,15 @@ class Relay:
 
     def _on_client_drained(self) -> None:
         if self._phase is _Phase.LINGER:
-            self.deadline = self._wiring.poller.now + LINGER_S
+            self.deadline = self._poller.now + LINGER_S
         elif self._upstream is not None:
             if self._exchange.has_begun:
-                self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+                self.deadline = self._poller.now + self._idle_timeout_s
             self._upstream.resume()
 
     def _on_upstream_drained(self) -> None:
         if self._phase in (_Phase.BODY, _Phase.UPGRADED):
-            self.deadline = self._wiring.poller.now + self._wiring.limits.idle_timeout_s
+            self.deadline = self._poller.now + self._idle_timeout_s
             self._client.resume()
 
     # -- the end -----------------------------------------------------------
@@ -392,7 +397,7 @@ class Relay:
             else:
                 self._end(abort_client=True)
         elif how == ENDED and response is not None and response.framing is Framing.UNTIL_CLOSE:
-            self._exchange.ended(self._wiring.poller.now)
+            self._exchange.ended(self._poller.now)
             self._drop_upstream()
             self._close_gently()
         elif self._exchange.has_begun:
@@ -423,7 +428,7 @@ class Relay:
             self._end(abort_client=True)
             return
         self._wiring.logs.warning("exchange.refused", host=self._route.host, status=status, reason=reason)
-        self._exchange.refused(status, error_type, reason, self._wiring.poller.now)
+        self._exchange.refused(status, error_type, reason, self._poller.now)
         self._drop_upstream()
         is_head = self._exchange.request is not None and self._exchange.request.method == "HEAD"
         self._client.send(refusal(status, error_type, reason, with_body=not is_head))
@@ -432,14 +437,12 @@ class Relay:
     def _close_gently(self) -> None:
         """Say that we are done and let the client close: closing first could reset what it has not read yet."""
         self._phase = _Phase.LINGER
-        self.deadline = self._wiring.poller.now + (
-            self._wiring.limits.idle_timeout_s if self._client.backlog else LINGER_S
-        )
+        self.deadline = self._poller.now + (self._idle_timeout_s if self._client.backlog else LINGER_S)
         self._client.shut_writing()
         self._client.resume()
 
     def _break(self, aborted_by: Abort | None, reason: str) -> None:
-        self._exchange.broken(aborted_by, reason, self._wiring.poller.now)
+        self._exchange.broken(aborted_by, reason, self._poller.now)
 
     def _drop_upstream(self) -> None:
         if self._upstream is not None:

@@ -105,9 +105,11 @@ class Stream:
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
         )
-        # With a buffer, read fills it and returns a number; typeshed knows the other form only.
-        self._read = cast(Callable[[int, memoryview], int], self._tls.read)
-        self._write = self._tls.write
+        # What an SSLObject wraps is called directly: its methods only pass the call on, and this one is made for every
+        # piece of every stream. With a buffer, read fills it and returns a number.
+        inner = getattr(self._tls, "_sslobj", self._tls)
+        self._read = cast(Callable[[int, memoryview], int], inner.read)
+        self._write = cast(Callable[[memoryview | bytes], int], inner.write)
 
     def feed_tls(self, data: bytes) -> None:
         """Give bytes to the TLS layer that were read before it was there."""
@@ -164,44 +166,60 @@ class Stream:
         """
         if self._tls is None:
             return self._receive_clear()
+        cipher = self._scratch.cipher
         try:
-            size = self._recv_into(self._scratch.cipher)
+            size = self._recv_into(cipher)
         except BlockingIOError:
             return NOTHING_YET
         except OSError:
             return BROKEN_OFF
         if size == 0:
             return ENDED if self.ended else BROKEN_OFF
-        self._incoming.write(self._scratch.cipher[:size])
-        return self.receive_decrypted()
+        incoming = self._incoming
+        incoming.write(cipher[:size])
+        try:
+            size = self._read(_PLAIN_BYTES, self._plain_view)
+        except ssl.SSLError as error:
+            return self._read_stopped(0, error)
+        if size and not incoming.pending and not self._outgoing.pending:
+            return size  # nearly always
+        return self._read_on(size)
 
     def receive_decrypted(self) -> int:
         """Decrypt what the TLS layer has; see `receive`."""
-        incoming = self._incoming
-        total = 0
+        try:
+            size = self._read(_PLAIN_BYTES, self._plain_view)
+        except ssl.SSLError as error:
+            return self._read_stopped(0, error)
+        return self._read_on(size)
+
+    def _read_on(self, total: int) -> int:
+        """Go on behind a read of `total` bytes, which is 0 at the peer's close_notify."""
+        self.ended = self.ended or not total
         try:
             # Asking again when nothing is left would cost an exception each time.
-            while True:
-                size = self._read(_PLAIN_BYTES, self._plain_view[total:] if total else self._plain_view)
-                if size == 0:
-                    self.ended = True
-                    break
+            while self._incoming.pending and not self.ended:
+                size = self._read(_PLAIN_BYTES, self._plain_view[total:])
+                self.ended = not size
                 total += size
-                if not incoming.pending:
-                    break
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self.ended = True  # close_notify, after we have sent ours
         except ssl.SSLError as error:
+            return self._read_stopped(total, error)
+        if self._outgoing.pending:
             self._flush_tls()
+        return total or (ENDED if self.ended else NOTHING_YET)
+
+    def _read_stopped(self, total: int, error: ssl.SSLError) -> int:
+        """`total` bytes were read, then OpenSSL gave `error`: it wants more, the peer is done, or a record is bad."""
+        if isinstance(error, ssl.SSLZeroReturnError):
+            self.ended = True  # close_notify, after we have sent ours
+        if self._outgoing.pending:
+            self._flush_tls()
+        if not isinstance(error, ssl.SSLZeroReturnError | ssl.SSLWantReadError):
             if not total:
                 raise TlsFailed(reason_of(error)) from error
             # Data before a broken record was authentic: hand it out. Nothing more may come, so that the next call,
             # which says why, would not be made: a socket shut for reading is readable.
             self._shut_socket(socket.SHUT_RD)
-        if self._outgoing.pending:
-            self._flush_tls()
         return total or (ENDED if self.ended else NOTHING_YET)
 
     def _receive_clear(self) -> int:
@@ -286,9 +304,11 @@ class Stream:
         self.on_readable = on_readable
         self.on_drained = on_drained or _ignore
         self.on_failed = on_failed or _ignore
-        if not self._watched:
+        if self._watched:
+            self._poller.read_by(self.descriptor, on_readable)
+        else:
             self._watched = True
-            self._poller.watch(self.descriptor, self._on_events, self._events, fail=self._fail)
+            self._poller.watch(self.descriptor, self._on_events, self._events, fail=self._fail, on_readable=on_readable)
 
     def pause(self) -> None:
         """Read no more for now: the kernel's buffers fill and the peer stops sending."""

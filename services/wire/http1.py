@@ -8,9 +8,8 @@ parts of it are content.
 """
 
 import re
-from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from services.wire.errors import WireError
 
@@ -57,8 +56,10 @@ class Framing(Enum):
     UNTIL_CLOSE = "until_close"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+# Heads are tuples: one is made for every message, and a tuple is made in half the time of a frozen dataclass.
+
+
+class RequestHead(NamedTuple):
     """
     A request's first part.
 
@@ -82,8 +83,7 @@ class RequestHead:
         return self.fields.get(name, b"").decode("latin-1")
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """
     A response's first part; see `RequestHead`.
 
@@ -300,31 +300,25 @@ class ChunkedBody:
             HttpInvalid: The chunks are malformed, or a line or the trailer exceeds its limit.
         """
         while start < end and not self.done:
-            if self._state is _Chunk.SIZE and not self._line:
-                after = self._whole_chunk(data, start, end, content)
-                if after:
-                    start = after
-                    continue
-            if self._state is _Chunk.DATA:
+            state = self._state
+            if state is _Chunk.SIZE and not self._line:
+                # A chunk that lies in the buffer as a whole, which is nearly every one.
+                match = _PLAIN_CHUNK_START.match(data, start, end)
+                if match is not None:
+                    first = match.end()
+                    last = first + int(match[1], 16)
+                    if last > first and last + 2 <= end and data[last] == 13 and data[last + 1] == 10:
+                        content.append((first, last))
+                        start = last + 2
+                        continue
+            if state is _Chunk.DATA:
                 start = self._follow_data(start, end, content)
-            elif self._state is _Chunk.DATA_CR or self._state is _Chunk.DATA_LF:
+            elif state is _Chunk.DATA_CR or state is _Chunk.DATA_LF:
                 self._take_chunk_end(data[start])
                 start += 1
             else:
                 start = self._follow_line(data, start, end)
         return start
-
-    def _whole_chunk(self, data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
-        """Take a chunk that lies between `start` and `end` as a whole; return where it ends, or 0 for any other."""
-        match = _PLAIN_CHUNK_START.match(data, start, end)
-        if match is None:
-            return 0
-        first = match.end()
-        last = first + int(match[1], 16)
-        if last == first or last + 2 > end or data[last] != 13 or data[last + 1] != 10:
-            return 0
-        content.append((first, last))
-        return last + 2
 
     def _follow_data(self, start: int, end: int, content: list[tuple[int, int]]) -> int:
         size = min(self._left, end - start)

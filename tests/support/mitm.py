@@ -68,7 +68,7 @@ class RememberingOutbox:
     def start(self, exchange_id: str, draft: bytes) -> None:
         self._write("start", exchange_id, json.loads(draft))
 
-    def progress(self, exchange_id: str, members: bytes) -> None:
+    def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
         self._write("progress", exchange_id, json.loads(members))
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
