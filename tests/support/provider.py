@@ -28,6 +28,9 @@ NAMES = (
     "cloudcode-pa.googleapis.com",
     "generativelanguage.googleapis.com",
     "api.anthropic.com",
+    "api.openai.com",
+    "api.mistral.ai",
+    "bedrock-runtime.us-east-1.amazonaws.com",
 )
 _ASK_TIMEOUT_S = 10.0
 

@@ -9,7 +9,7 @@
 //
 //	number, at             in order of their end
 //	host, sni, path        as the client said them; proto is HTTP/1.1 or HTTP/2.0; remote is the client's address
-//	dialect, operation     google-cloudcode, google-gemini or anthropic-messages; stream or whole
+//	dialect, operation     the API, such as google-cloudcode or bedrock-converse; stream, whole or socket
 //	http_status, error     of an error answer: the provider's word, such as RESOURCE_EXHAUSTED
 //	request_model, response_model, response_id, trace_id, conversation_id, request_id, finish_reason
 //	usage                  the last usage object that was sent whole, in the provider's own names; null if none was
