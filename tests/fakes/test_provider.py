@@ -128,7 +128,7 @@ def test_its_account_is_what_was_on_the_wire(stand_in: Provider, name: str, gzip
     assert (read.response_id, read.response_model) == (account.get("response_id"), account.get("response_model"))
     assert read.request_model == account["request_model"]
     assert account["complete"] is True
-    assert account["gzip"] is gzip
+    assert account["coded"] is gzip
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name.endswith("stream")])

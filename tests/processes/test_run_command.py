@@ -20,7 +20,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.go import FAKES, built
 from tests.support.metered import GEMINI, Metered, metered, summary_of
-from tests.support.npm import program_from_npm
+from tests.support.npm import node_from_npm, program_from_npm
 
 pytestmark = [
     pytest.mark.go,
@@ -43,7 +43,7 @@ asyncio.run(ask())
 """,
 }
 FETCH = "const a = await fetch(URL_, {method: 'POST', body: BODY}); await a.text(); console.log(a.status)"
-NODE_VERSION, BUN_VERSION, DENO_VERSION = "24.21.0", "1.4.4", "2.9.6"
+BUN_VERSION, DENO_VERSION = "1.4.4", "2.9.6"
 
 
 def body_of(prompt: str = "Hello") -> str:
@@ -65,8 +65,7 @@ def go_program() -> tuple[str, ...]:
 
 
 def node_program() -> tuple[str, ...]:
-    node, _ = program_from_npm("node", NODE_VERSION)
-    return node, "--input-type=module", "-e", fetch(STREAM)
+    return node_from_npm(), "--input-type=module", "-e", fetch(STREAM)
 
 
 def bun_program() -> tuple[str, ...]:

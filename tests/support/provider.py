@@ -29,6 +29,7 @@ NAMES = (
     "generativelanguage.googleapis.com",
     "api.anthropic.com",
     "api.openai.com",
+    "chatgpt.com",
     "api.mistral.ai",
     "bedrock-runtime.us-east-1.amazonaws.com",
 )

@@ -15,7 +15,7 @@
 //	usage                  the last usage object that was sent whole, in the provider's own names; null if none was
 //	counts                 the same in Wiremeter's names, as the ledger must have them
 //	events_sent, complete  complete: every byte of the answer was handed over and the client had not gone
-//	gzip                   whether it was coded
+//	coded                  whether it was compressed: gzip, or permessage-deflate
 package main
 
 import (
@@ -50,7 +50,7 @@ type answerRecord struct {
 	Counts         map[string]int `json:"counts"`
 	EventsSent     int            `json:"events_sent"`
 	Complete       bool           `json:"complete"`
-	Gzip           bool           `json:"gzip"`
+	Coded          bool           `json:"coded"`
 }
 
 type requestRecord struct {

@@ -189,6 +189,7 @@ func (p *provider) respond(w http.ResponseWriter, r *http.Request, s *socket, te
 		return
 	}
 	c.names("resp_"+randomHex(24), answeredBy(r.Host, request.Model))
+	c.record.Coded = s.extension != nil
 	c.stream(s, responsesEvents(c.answer), responsesErrorEvent)
 }
 

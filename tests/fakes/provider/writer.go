@@ -42,7 +42,7 @@ func (c *call) openBody(contentType string) *body {
 		c.w.Header().Set("Content-Encoding", "gzip")
 		b.zip = gzip.NewWriter(b.out)
 	}
-	c.record.Gzip = b.zip != nil
+	c.record.Coded = b.zip != nil
 	c.w.WriteHeader(200)
 	return b
 }
