@@ -103,6 +103,14 @@ def test_an_agent_is_metered_to_the_token(system: Metered, agent: str, tmp_path:
     assert {record["dialect"] for record in records} == dialects
 
 
+def test_what_codex_sends_to_warm_its_connection_up_is_no_response(system: Metered, tmp_path: Path) -> None:
+    """It generates nothing and costs nothing: the prompt alone is on record."""
+    before = len(system.provider.requests())
+    _, records = ask(system, "codex", codex(), tmp_path)
+    assert {"warm-up", "response.create"} <= {each["method"] for each in system.provider.requests(after=before)}
+    assert [record["request_model"] for record in records] == ["gpt-5.2-codex"]
+
+
 def test_codex_falls_back_to_https_and_is_metered_as_exactly(system: Metered, tmp_path: Path) -> None:
     """Its provider refuses the WebSocket: that is one error on record, and the answer comes by the other way."""
     system.provider.order(refuse_socket=426)

@@ -33,7 +33,7 @@ CURL = ("curl", "-sS", "-N", "-o", "/dev/null", "-H", "Content-Type: application
 PYTHON = {
     "urllib": "from urllib.request import *; urlopen(Request(url, body, {'Content-Type': 'a/b'})).read()",
     "requests": "import requests; requests.post(url, body).raise_for_status()",
-    "httpx": "import httpx; httpx.post(url, content=body).raise_for_status()",
+    "httpx2": "import httpx2; httpx2.post(url, content=body).raise_for_status()",
     "aiohttp": """
 import aiohttp, asyncio
 async def ask():

@@ -30,6 +30,8 @@ SDKS = {
     "bedrock": ("boto3", ("converse", "converse_by_profile", "converse_stream", "invoke", "invoke_stream")),
 }
 CALLS = [(sdk, call) for sdk, (_, calls) in SDKS.items() for call in calls] + [("openai", "asynchronous")]
+# The service sends its cache counts twice; boto3 leaves out what its model of the service does not have.
+UNKNOWN_TO_BOTO3 = {"cacheReadInputTokenCount", "cacheWriteInputTokenCount"}
 # Long enough for the stand-in to report cached tokens, which is where dialects differ most.
 PROMPT = "Say hi. " * 60
 
@@ -64,14 +66,20 @@ def run(system: Metered, sdk: str, call: str, cwd: Path) -> tuple[dict[str, Any]
 
 
 def has(seen: Any, sent: Mapping[str, Any]) -> bool:
-    """Whether all that was sent was seen; an SDK may add to it, and leaves nulls out."""
-    return all(has(seen[key], value) if isinstance(value, dict) else seen[key] == value for key, value in sent.items())
+    """Whether all that was sent was seen; an SDK may add to it."""
+    return all(
+        has(seen[key], value) if isinstance(value, dict) else seen[key] == value
+        for key, value in sent.items()
+        if key not in UNKNOWN_TO_BOTO3
+    )
 
 
 @pytest.mark.parametrize(("sdk", "call"), CALLS, ids=[f"{sdk}-{call}" for sdk, call in CALLS])
 def test_an_sdk_is_metered_to_the_token(system: Metered, sdk: str, call: str, tmp_path: Path) -> None:
     found, answers, seen = run(system, sdk, call, tmp_path)
-    assert len(answers) == (2 if call == "responses_socket" else 1)
+    by_socket = call == "responses_socket"
+    assert len(answers) == (2 if by_socket else 1)
+    assert not by_socket or all(answer["coded"] for answer in answers)  # permessage-deflate, which the SDK offers
     assert all(has(*pair) for pair in zip(seen, [answer["usage"] for answer in answers], strict=True))
     sent: Counter[str] = Counter()
     for answer in answers:

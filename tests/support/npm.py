@@ -10,7 +10,7 @@ import pytest
 
 # What today's agents ask for; Debian 12 has 18, so they get one from npm there, too.
 NODE_MAJOR_MIN = 20
-# The first line of releases in which Node's own `fetch` can go through a proxy.
+# One whose own `fetch` can go through a proxy.
 NODE_VERSION = "24.21.0"
 _INSTALL_TIMEOUT_S = 300.0
 

@@ -1,7 +1,8 @@
 // The account of what was sent, and the control port that shows it.
 //
 //	GET    /answers?after=N    {"answers": [record, …]}: model answers whose handling is over, in order, numbered from 1
-//	GET    /requests?after=N   {"requests": [record, …]}: every request, model calls included, as they arrived
+//	GET    /requests?after=N   {"requests": [record, …]}: every request, model calls included, as they arrived; those
+//	                           that a WebSocket carries have its head, and "response.create" or "warm-up" as method
 //	POST   /orders             {"status": 503, "times": 2} and so on: for the next model calls, see orders.go
 //	DELETE /orders             forget them
 //
@@ -88,11 +89,11 @@ func (a *account) addAnswer(record answerRecord) {
 	a.write("answer", record)
 }
 
-func (a *account) addRequest(r *http.Request) {
+func (a *account) addRequest(r *http.Request, method string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	record := requestRecord{
-		Number: len(a.requests) + 1, At: now(), Method: r.Method, Host: r.Host, SNI: serverName(r), Path: r.URL.RequestURI(),
+		Number: len(a.requests) + 1, At: now(), Method: method, Host: r.Host, SNI: serverName(r), Path: r.URL.RequestURI(),
 		Proto: r.Proto, Remote: r.RemoteAddr, UserAgent: r.UserAgent(),
 	}
 	a.requests = append(a.requests, record)

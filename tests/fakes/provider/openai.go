@@ -195,7 +195,7 @@ func (p *provider) embeddings(w http.ResponseWriter, r *http.Request, body []byt
 	if !c.compose(request.Model, strings.Join(texts, ""), len(body), refuseOpenAI) {
 		return
 	}
-	c.names("", request.Model) // such an answer has no id
+	c.names("", request.Model) // OpenAI's has no id
 	vectors := []any{}
 	for i := range texts {
 		vectors = append(vectors, map[string]any{"object": "embedding", "index": i, "embedding": vector(request.EncodingFormat)})
@@ -206,6 +206,13 @@ func (p *provider) embeddings(w http.ResponseWriter, r *http.Request, body []byt
 		e.usage = map[string]any{"prompt_tokens": prompt, "total_tokens": prompt}
 		e.counts = map[string]int{"input_tokens": prompt, "total_tokens": prompt}
 		object["usage"] = e.usage
+	}
+	if r.Host == mistralHost {
+		c.names(randomHex(16), request.Model)
+		object["id"] = c.answer.id
+		if e.usage != nil {
+			e.usage["completion_tokens"], e.counts["output_tokens"] = 0, 0
+		}
 	}
 	c.whole(object, e)
 }

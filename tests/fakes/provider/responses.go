@@ -182,9 +182,11 @@ func (p *provider) respond(w http.ResponseWriter, r *http.Request, s *socket, te
 		s.send(marshal(map[string]any{"type": "error", "status": status, "error": object}))
 	}
 	if request.Generate != nil && !*request.Generate {
+		p.account.addRequest(r, "warm-up")
 		p.warmUp(r, s, request)
 		return
 	}
+	p.account.addRequest(r, request.Type)
 	if !c.compose(request.Model, request.prompt(), len(text), refuse) {
 		return
 	}

@@ -26,13 +26,15 @@ type call struct {
 
 func (p *provider) routes() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p.account.addRequest(r)
+		p.account.addRequest(r, r.Method)
 		request, err := io.ReadAll(io.LimitReader(r.Body, 256<<20))
 		if err != nil {
 			return
 		}
 		path, host := r.URL.Path, r.Host
 		switch {
+		case strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
+			p.generativeService(w, r, request)
 		case strings.HasPrefix(host, "bedrock-runtime."):
 			p.bedrock(w, r, request)
 		case host == openAIHost, host == mistralHost:
