@@ -36,10 +36,10 @@ def responses_stream():
         return stream.get_final_response().usage
 
 
-def responses_socket():
-    """Two responses on one connection, the second one to another model."""
+def responses_socket(**options):
+    """Two responses on one connection, the second one of another model."""
     found = []
-    with client.responses.connect() as connection:
+    with client.responses.connect(websocket_connection_options=options) as connection:
         for model in (MODEL, "gpt-5.2-mini"):
             connection.response.create(model=model, input=[{"type": "message", "role": "user", "content": prompt}])
             for event in connection:
@@ -47,6 +47,10 @@ def responses_socket():
                     found.append(event.response.usage)
                     break
     return found
+
+
+def responses_socket_compressed():
+    return responses_socket(compression="deflate")
 
 
 def embeddings():
