@@ -219,6 +219,7 @@ def test_messages_are_recognised_behind_any_gateway(host: str, target: str) -> N
         ("GET", "/v1/messages/batches/b1/results", "batches"),
         ("GET", "/v1/models", "models"),
         ("POST", "/api/event_logging/batch", "api/event_logging"),
+        ("GET", "/mcp-registry/v0/servers?version=latest", "mcp-registry"),
     ],
 )
 def test_estimates_and_lists_spend_nothing(method: str, target: str, operation: str) -> None:

@@ -58,7 +58,7 @@ def test_an_answer_is_streamed_and_names_its_responses(tmp_path: Path, stand_in:
         assert turn.result.response_ids == tuple(answer["response_id"] for answer in answers)
         assert [answer["request_model"] for answer in answers] == ["gemini-3-flash", "gemini-3.1-flash-lite"]
         assert {answer["conversation_id"] for answer in answers} == {turn.conversation}
-        assert all(answer["complete"] and answer["gzip"] for answer in answers)
+        assert all(answer["complete"] and answer["coded"] for answer in answers)
 
     run(tmp_path, stand_in, story)
 

@@ -20,7 +20,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.go import FAKES, built
 from tests.support.metered import GEMINI, Metered, metered, summary_of
-from tests.support.npm import program_from_npm
+from tests.support.npm import node_from_npm, program_from_npm
 
 pytestmark = [
     pytest.mark.go,
@@ -33,7 +33,7 @@ CURL = ("curl", "-sS", "-N", "-o", "/dev/null", "-H", "Content-Type: application
 PYTHON = {
     "urllib": "from urllib.request import *; urlopen(Request(url, body, {'Content-Type': 'a/b'})).read()",
     "requests": "import requests; requests.post(url, body).raise_for_status()",
-    "httpx": "import httpx; httpx.post(url, content=body).raise_for_status()",
+    "httpx2": "import httpx2; httpx2.post(url, content=body).raise_for_status()",
     "aiohttp": """
 import aiohttp, asyncio
 async def ask():
@@ -43,7 +43,7 @@ asyncio.run(ask())
 """,
 }
 FETCH = "const a = await fetch(URL_, {method: 'POST', body: BODY}); await a.text(); console.log(a.status)"
-NODE_VERSION, BUN_VERSION, DENO_VERSION = "24.21.0", "1.4.4", "2.9.6"
+BUN_VERSION, DENO_VERSION = "1.4.4", "2.9.6"
 
 
 def body_of(prompt: str = "Hello") -> str:
@@ -65,8 +65,7 @@ def go_program() -> tuple[str, ...]:
 
 
 def node_program() -> tuple[str, ...]:
-    node, _ = program_from_npm("node", NODE_VERSION)
-    return node, "--input-type=module", "-e", fetch(STREAM)
+    return node_from_npm(), "--input-type=module", "-e", fetch(STREAM)
 
 
 def bun_program() -> tuple[str, ...]:

@@ -3,6 +3,9 @@ Go programs of tests/fakes, built once per test session into a temporary directo
 
     binary = built("provider")      # skips the test, with the reason, where there is no Go toolchain
 
+Nothing is fetched: they use the standard library only, save those without a go.mod, which use the sources that Debian
+has as packages.
+
 A lock lets one thread build while the others wait. Mark such tests `@pytest.mark.go`.
 """
 
@@ -19,6 +22,7 @@ import pytest
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
 BUILD_TIMEOUT_S = 300.0
+_DEBIAN_SOURCES = Path("/usr/share/gocode")
 _building = threading.RLock()
 
 
@@ -28,12 +32,14 @@ def built(name: str) -> Path:
     Build `tests/fakes/<name>` and return the program; other users may execute it.
 
     Raises:
-        pytest.skip.Exception: There is no Go toolchain.
+        pytest.skip.Exception: There is no Go toolchain, or not what the program is made from.
         AssertionError: It does not build.
     """
     go = shutil.which("go")
     if go is None:
         pytest.skip(f"no Go toolchain on PATH, so tests/fakes/{name} cannot be built (apt-get install golang-go)")
+    if not (FAKES / name / "go.mod").exists() and not (_DEBIAN_SOURCES / "src/google.golang.org/grpc").exists():
+        pytest.skip("Debian's source of grpc-go is not installed (apt-get install golang-google-grpc-dev)")
     program = _folder() / name
     with _building:
         if not program.exists():
@@ -42,8 +48,9 @@ def built(name: str) -> Path:
 
 
 def _build(go: str, source: Path, program: Path) -> None:
-    # Nothing is fetched: the fakes use the standard library only.
     environment = {**os.environ, "GOFLAGS": "", "GOPROXY": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
+    if not (source / "go.mod").exists():
+        environment |= {"GO111MODULE": "off", "GOPATH": str(_DEBIAN_SOURCES)}
     if not os.environ.get("HOME"):
         environment.setdefault("GOCACHE", str(_folder() / "cache"))
     temporary = program.with_suffix(".new")

@@ -81,19 +81,28 @@ def summary_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def metered(names: Sequence[str] = NAMES) -> Iterator[Metered]:
-    """Start everything that metering takes, and stop it at the end."""
+def metered(
+    names: Sequence[str] = NAMES, *, settings: Mapping[str, str] | None = None, flags: Sequence[str] = ()
+) -> Iterator[Metered]:
+    """
+    Start everything that metering takes, and stop it at the end.
+
+    Args:
+        settings: More `WIREMETER_…` variables.
+        flags: Of the provider stand-in.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wm-metered-")))
-        stand_in = stack.enter_context(provider(folder, names=names))
-        settings = own_ports() | {
+        stand_in = stack.enter_context(provider(folder, names=names, flags=flags))
+        variables = own_ports() | {
             "WIREMETER_MITM_UPSTREAM_CA_FILE": str(stand_in.ca_file),
             "WIREMETER_MITM_UPSTREAM_MAP": json.dumps(dict.fromkeys(names, stand_in.address)),
             "WIREMETER_LSRUNNER_PROFILE": "command",
             "WIREMETER_LSRUNNER_COMMAND": json.dumps(["sleep", "86400"]),
             "WIREMETER_LSRUNNER_USER": "",
+            **(settings or {}),
         }
-        copy = stack.enter_context(checkout(settings))
+        copy = stack.enter_context(checkout(variables))
         for name in _FOREIGN:
             copy.environ.pop(name, None)
         started = copy.python("-m", "supervisor.supervisord", "-c", "supervisord.conf")

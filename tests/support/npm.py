@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-# What today's agents ask for; Debian 12 has 18, so an own one is installed beside the agent there.
+# What today's agents ask for; Debian 12 has 18, so they get one from npm there, too.
 NODE_MAJOR_MIN = 20
-_OWN_NODE = "node@20.9.0"
+# One whose own `fetch` can go through a proxy.
+NODE_VERSION = "24.21.0"
 _INSTALL_TIMEOUT_S = 300.0
 
 
@@ -21,19 +22,41 @@ def program_from_npm(package: str, version: str, folder: Path | None = None) -> 
     Args:
         folder: Where to install it; by default the user's cache, outside the checkout.
     """
+    _need_npm()
+    script = _installed(package, version, folder)
+    return _node(), str(script)
+
+
+def node_from_npm() -> str:
+    """Return a Node.js of exactly `NODE_VERSION`, whatever this machine has."""
+    _need_npm()
+    return str(_installed("node", NODE_VERSION))
+
+
+def _need_npm() -> None:
     if not shutil.which("node") or not shutil.which("npm"):
         pytest.skip("Node.js and npm are not installed")
+
+
+def _node() -> str:
+    """Return this machine's Node.js, or one that is new enough."""
+    shown = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    if int(shown.strip().removeprefix("v").partition(".")[0]) < NODE_MAJOR_MIN:
+        return node_from_npm()
+    node = shutil.which("node")
+    assert node is not None
+    return node
+
+
+def _installed(package: str, version: str, folder: Path | None = None) -> Path:
+    """Install a package, unless it is there, and return its program."""
     place = folder or _cache() / f"{package.replace('/', '+')}@{version}"
     installed = place / "node_modules" / package / "package.json"
     if not installed.exists():
         _install(place, package, version)
-    about = json.loads(installed.read_text())
-    programs = about["bin"]
+    programs = json.loads(installed.read_text())["bin"]
     script = programs if isinstance(programs, str) else next(iter(programs.values()))
-    own_node = place / "node_modules" / ".bin" / "node"
-    node = str(own_node) if own_node.exists() else shutil.which("node")
-    assert node is not None
-    return node, str((installed.parent / script).resolve())
+    return (installed.parent / script).resolve()
 
 
 def _cache() -> Path:
@@ -45,10 +68,12 @@ def _install(place: Path, package: str, version: str) -> None:
     # A half-made one must never look like a whole one: made beside it, then renamed.
     making = place.with_name(f"{place.name}.{os.getpid()}")
     making.mkdir(parents=True)
-    wanted = [f"{package}@{version}"] + ([_OWN_NODE] if _node_major() < NODE_MAJOR_MIN else [])
+    wanted = f"{package}@{version}"
+    # Several of these put their native program in place by a script, which a user's settings may forbid.
+    options = ["--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts=false"]
     try:
         done = subprocess.run(
-            ["npm", "install", "--prefix", str(making), "--no-audit", "--no-fund", "--loglevel=error", *wanted],
+            ["npm", "install", "--prefix", str(making), *options, wanted],
             cwd=making,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -57,15 +82,10 @@ def _install(place: Path, package: str, version: str) -> None:
             check=False,
         )
         if done.returncode != 0:
-            pytest.skip(f"npm cannot install {wanted[0]}: {done.stderr.strip()[-300:]}")
+            pytest.skip(f"npm cannot install {wanted}: {done.stderr.strip()[-300:]}")
         if not place.exists():
             making.rename(place)
     except subprocess.TimeoutExpired:
-        pytest.skip(f"npm did not install {wanted[0]} within {_INSTALL_TIMEOUT_S:g} s")
+        pytest.skip(f"npm did not install {wanted} within {_INSTALL_TIMEOUT_S:g} s")
     finally:
         shutil.rmtree(making, ignore_errors=True)
-
-
-def _node_major() -> int:
-    shown = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
-    return int(shown.strip().removeprefix("v").partition(".")[0])

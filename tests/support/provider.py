@@ -28,6 +28,10 @@ NAMES = (
     "cloudcode-pa.googleapis.com",
     "generativelanguage.googleapis.com",
     "api.anthropic.com",
+    "api.openai.com",
+    "chatgpt.com",
+    "api.mistral.ai",
+    "bedrock-runtime.us-east-1.amazonaws.com",
 )
 _ASK_TIMEOUT_S = 10.0
 

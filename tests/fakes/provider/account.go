@@ -1,7 +1,8 @@
 // The account of what was sent, and the control port that shows it.
 //
 //	GET    /answers?after=N    {"answers": [record, …]}: model answers whose handling is over, in order, numbered from 1
-//	GET    /requests?after=N   {"requests": [record, …]}: every request, model calls included, as they arrived
+//	GET    /requests?after=N   {"requests": [record, …]}: every request, model calls included, as they arrived; those
+//	                           that a WebSocket carries have its head, and "response.create" or "warm-up" as method
 //	POST   /orders             {"status": 503, "times": 2} and so on: for the next model calls, see orders.go
 //	DELETE /orders             forget them
 //
@@ -9,13 +10,13 @@
 //
 //	number, at             in order of their end
 //	host, sni, path        as the client said them; proto is HTTP/1.1 or HTTP/2.0; remote is the client's address
-//	dialect, operation     google-cloudcode, google-gemini or anthropic-messages; stream or whole
+//	dialect, operation     the API, such as google-cloudcode or bedrock-converse; stream, whole or socket
 //	http_status, error     of an error answer: the provider's word, such as RESOURCE_EXHAUSTED
 //	request_model, response_model, response_id, trace_id, conversation_id, request_id, finish_reason
 //	usage                  the last usage object that was sent whole, in the provider's own names; null if none was
 //	counts                 the same in Wiremeter's names, as the ledger must have them
 //	events_sent, complete  complete: every byte of the answer was handed over and the client had not gone
-//	gzip                   whether it was coded
+//	coded                  whether it was compressed: gzip, or permessage-deflate
 package main
 
 import (
@@ -50,7 +51,7 @@ type answerRecord struct {
 	Counts         map[string]int `json:"counts"`
 	EventsSent     int            `json:"events_sent"`
 	Complete       bool           `json:"complete"`
-	Gzip           bool           `json:"gzip"`
+	Coded          bool           `json:"coded"`
 }
 
 type requestRecord struct {
@@ -88,11 +89,11 @@ func (a *account) addAnswer(record answerRecord) {
 	a.write("answer", record)
 }
 
-func (a *account) addRequest(r *http.Request) {
+func (a *account) addRequest(r *http.Request, method string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	record := requestRecord{
-		Number: len(a.requests) + 1, At: now(), Method: r.Method, Host: r.Host, SNI: serverName(r), Path: r.URL.RequestURI(),
+		Number: len(a.requests) + 1, At: now(), Method: method, Host: r.Host, SNI: serverName(r), Path: r.URL.RequestURI(),
 		Proto: r.Proto, Remote: r.RemoteAddr, UserAgent: r.UserAgent(),
 	}
 	a.requests = append(a.requests, record)

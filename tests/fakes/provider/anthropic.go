@@ -7,28 +7,31 @@ import (
 )
 
 type anthropicRequest struct {
-	Model    string `json:"model"`
-	Stream   bool   `json:"stream"`
-	Messages []struct {
-		Role    string          `json:"role"`
-		Content json.RawMessage `json:"content"`
-	} `json:"messages"`
+	Model    string   `json:"model"`
+	Stream   bool     `json:"stream"`
+	Messages messages `json:"messages"`
+}
+
+// messages are a conversation as Anthropic, OpenAI, Mistral and Bedrock write it.
+type messages []struct {
+	Role    string          `json:"role"`
+	Content json.RawMessage `json:"content"`
 }
 
 // prompt is the last user text; content is a string or a list of blocks.
-func (a anthropicRequest) prompt() string {
-	for i := len(a.Messages) - 1; i >= 0; i-- {
-		if a.Messages[i].Role != "user" {
+func (m messages) prompt() string {
+	for i := len(m) - 1; i >= 0; i-- {
+		if m[i].Role != "user" {
 			continue
 		}
 		var text string
-		if json.Unmarshal(a.Messages[i].Content, &text) == nil {
+		if json.Unmarshal(m[i].Content, &text) == nil {
 			return text
 		}
 		var blocks []struct {
 			Text string `json:"text"`
 		}
-		_ = json.Unmarshal(a.Messages[i].Content, &blocks)
+		_ = json.Unmarshal(m[i].Content, &blocks)
 		for _, block := range blocks {
 			text += block.Text
 		}
@@ -71,14 +74,14 @@ func (p *provider) anthropic(w http.ResponseWriter, r *http.Request, body []byte
 	if request.Stream {
 		c.record.Operation = "stream"
 	}
-	if !c.compose(request.Model, request.prompt(), len(body), refuseAnthropic) {
+	if !c.compose(request.Model, request.Messages.prompt(), len(body), refuseAnthropic) {
 		return
 	}
 	c.answer.id = "msg_" + randomHex(12)
 	c.record.ResponseID = c.answer.id
 	w.Header().Set("request-id", "req_"+randomHex(12))
 	if request.Stream {
-		c.stream(p.openBody(w, r, 200, "text/event-stream; charset=utf-8"), anthropicEvents(c.answer), anthropicErrorEvent)
+		c.stream(c.openBody("text/event-stream; charset=utf-8"), asServerSentEvents(anthropicEvents(c.answer)), anthropicErrorEvent)
 		return
 	}
 	object, e := anthropicWhole(c.answer)
@@ -100,7 +103,7 @@ func anthropicStop(a answer) string {
 func anthropicEvents(a answer) []event {
 	var events []event
 	add := func(object map[string]any) *event {
-		events = append(events, event{text: "event: " + object["type"].(string) + "\ndata: " + marshal(object) + "\n\n"})
+		events = append(events, event{kind: object["type"].(string), text: marshal(object)})
 		return &events[len(events)-1]
 	}
 	output := a.tokens.candidates + a.tokens.thoughts

@@ -139,7 +139,7 @@ func (c *call) googleStream(wrap func(string) string) {
 		}
 		events[i].text = text
 	}
-	c.stream(c.p.openBody(c.w, c.r, 200, contentType), events, googleError(500, "", c.answer.model))
+	c.stream(c.openBody(contentType), events, googleError(500, "", c.answer.model))
 }
 
 // googleError is an error body, pretty-printed as the real one is.

@@ -1,5 +1,6 @@
 // Command provider stands in for the model providers in tests: TLS under any host names, answers in the wire formats
-// of Google Cloud Code, the Gemini API and Anthropic Messages, and a precise account of what it sent.
+// of Google Cloud Code, the Gemini API, Anthropic Messages, OpenAI (chat, responses also by WebSocket, embeddings),
+// Mistral and Amazon Bedrock, and a precise account of what it sent.
 //
 //	provider --listen 127.0.0.1:0 --listen '[::1]:0' --names daily-cloudcode-pa.googleapis.com,api.anthropic.com \
 //	         --ca-file /tmp/x/ca.pem --control 127.0.0.1:0
@@ -65,7 +66,7 @@ func readFlags() options {
 	var o options
 	flag.Var(&o.listen, "listen", "HTTPS address, may be repeated")
 	flag.Var(&o.plain, "plain", "plain HTTP address, may be repeated")
-	flag.StringVar(&o.names, "names", "daily-cloudcode-pa.googleapis.com,cloudcode-pa.googleapis.com,generativelanguage.googleapis.com,api.anthropic.com", "host names of the certificate")
+	flag.StringVar(&o.names, "names", "daily-cloudcode-pa.googleapis.com,cloudcode-pa.googleapis.com,generativelanguage.googleapis.com,api.anthropic.com,api.openai.com,api.mistral.ai,bedrock-runtime.us-east-1.amazonaws.com", "host names of the certificate")
 	flag.StringVar(&o.certificate, "certificate", "good", "good, expired, not-yet, other-name or self-signed")
 	flag.StringVar(&o.caFile, "ca-file", "", "where the authority's certificate is written")
 	flag.StringVar(&o.caKey, "ca-key", "", "where the authority's key is kept for the next start")

@@ -14,7 +14,9 @@
 //	[[thoughts 100]]           thinking tokens; 0 leaves thinking out
 //	[[no-usage]]               report no usage at all
 //	[[max-tokens]]             finish for length
-//	[[blocked]]                refuse the prompt (Gemini promptFeedback, Anthropic refusal)
+//	[[blocked]]                refuse the prompt (Gemini promptFeedback, Anthropic refusal, OpenAI content_filter)
+//
+// A WebSocket is opened before there is a prompt: "refuse_socket": 426, a standing order only, answers that with a status.
 package main
 
 import (
@@ -40,6 +42,8 @@ type orders struct {
 	NoUsage    bool   `json:"no_usage"`
 	MaxTokens  bool   `json:"max_tokens"`
 	Blocked    bool   `json:"blocked"`
+
+	RefuseSocket int `json:"refuse_socket"`
 }
 
 // orderBook remembers how often an order with `times` was carried out.
@@ -55,6 +59,16 @@ func (b *orderBook) setStanding(o *orders) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.standing = o
+}
+
+// refusalOfSockets is the status with which a WebSocket is refused, 0 when it is not.
+func (b *orderBook) refusalOfSockets() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.standing == nil {
+		return 0
+	}
+	return b.standing.RefuseSocket
 }
 
 var orderPattern = regexp.MustCompile(`\[\[([a-z-]+)((?: [^\]]*)?)\]\]`)

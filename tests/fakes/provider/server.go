@@ -26,13 +26,19 @@ type call struct {
 
 func (p *provider) routes() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p.account.addRequest(r)
+		p.account.addRequest(r, r.Method)
 		request, err := io.ReadAll(io.LimitReader(r.Body, 256<<20))
 		if err != nil {
 			return
 		}
-		path := r.URL.Path
+		path, host := r.URL.Path, r.Host
 		switch {
+		case strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
+			p.generativeService(w, r, request)
+		case strings.HasPrefix(host, "bedrock-runtime."):
+			p.bedrock(w, r, request)
+		case host == openAIHost, host == mistralHost:
+			p.openAI(w, r, request)
 		case strings.HasPrefix(path, "/v1internal"):
 			p.cloudCode(w, r, request)
 		case strings.HasPrefix(path, "/v1beta/models"), strings.HasPrefix(path, "/v1/models"), strings.HasPrefix(path, "/v1alpha/models"):
@@ -73,9 +79,8 @@ func (c *call) compose(model, prompt string, requestBytes int, refuse func(*call
 
 // stream sends events one by one, obeying the orders, and closes the account of the call.
 //
-// Each event comes with the usage object inside it, nil for none; convert gives the counts it stands for so far.
-func (c *call) stream(b *body, events []event, errorBody string) {
-	c.record.Gzip = b.zip != nil
+// Each event comes with the usage object inside it, nil for none, and the counts that it stands for.
+func (c *call) stream(b sink, events []event, errorBody string) {
 	o := c.answer.orders
 	broken := false
 	for i, e := range events {
@@ -113,9 +118,10 @@ func (c *call) stream(b *body, events []event, errorBody string) {
 	c.p.account.addAnswer(c.record)
 }
 
-// event is a piece of a stream: its bytes on the wire, the usage inside, and what that means.
+// event is a piece of a stream: its bytes on the wire, what it is called there, the usage inside, and what that means.
 type event struct {
 	text   string
+	kind   string
 	usage  map[string]any
 	counts map[string]int
 	finish string
@@ -123,8 +129,18 @@ type event struct {
 
 // whole sends a body that is no stream.
 func (c *call) whole(body any, e event) {
-	b := c.p.openBody(c.w, c.r, 200, "application/json; charset=UTF-8")
-	c.stream(b, []event{{text: marshal(body), usage: e.usage, counts: e.counts, finish: e.finish}}, "")
+	c.stream(c.openBody("application/json; charset=UTF-8"), []event{{text: marshal(body), usage: e.usage, counts: e.counts, finish: e.finish}}, "")
+}
+
+// asServerSentEvents frames events whose text is JSON.
+func asServerSentEvents(events []event) []event {
+	for i, e := range events {
+		events[i].text = "data: " + e.text + "\n\n"
+		if e.kind != "" {
+			events[i].text = "event: " + e.kind + "\n" + events[i].text
+		}
+	}
+	return events
 }
 
 func (c *call) delay() time.Duration {
