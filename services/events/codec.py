@@ -11,7 +11,7 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import Enum, StrEnum, auto
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -76,7 +76,7 @@ def decode(kind: type[EventT], data: bytes | Mapping[str, object]) -> EventT:
     """
     members = data if isinstance(data, Mapping) else read_object(data)
     _check_schema(kind, members)
-    return kind(**_checked(kind, members, kind.SCHEMA, _Form.VALUE))
+    return kind(**_checked(_members_read(kind, _Form.VALUE), members, kind.SCHEMA))
 
 
 def checked(kind: type[Event], members: Mapping[str, object]) -> dict[str, object]:
@@ -91,12 +91,12 @@ def checked(kind: type[Event], members: Mapping[str, object]) -> dict[str, objec
         EventInvalid: As for `decode`.
     """
     _check_schema(kind, members)
-    return _checked(kind, members, kind.SCHEMA, _Form.MEMBERS)
+    return _checked(_members_read(kind, _Form.MEMBERS), members, kind.SCHEMA)
 
 
-def value_from(kind: type[Any], members: Mapping[str, object], where: str) -> Any:
+def value_from(kind: Any, members: Mapping[str, object], where: str) -> Any:
     """Read a plain dataclass that is part of an event; see `decode`."""
-    return kind(**_checked(kind, members, where, _Form.VALUE))
+    return kind(**_checked(_members_read(kind, _Form.VALUE), members, where))
 
 
 def _check_schema(kind: type[Event], members: Mapping[str, object]) -> None:
@@ -132,9 +132,9 @@ class _Member(NamedTuple):
     default: object
 
 
-def _checked(kind: type[Any], members: Mapping[str, object], where: str, form: _Form) -> dict[str, object]:
+def _checked(read: Sequence[_Member], members: Mapping[str, object], where: str) -> dict[str, object]:
     found: dict[str, object] = {}
-    for name, plain, check, is_required, default in _members_read(typing.cast(Hashable, kind), form):
+    for name, plain, check, is_required, default in read:
         value = members.get(name, default)
         if type(value) in plain:
             found[name] = value
@@ -236,11 +236,13 @@ def _mapping_check(item: Any, form: _Form) -> _Check:
     return check
 
 
-def _dataclass_check(kind: type[Any], form: _Form) -> _Check:
+def _dataclass_check(kind: Any, form: _Form) -> _Check:
+    read = _members_read(kind, form)
+
     def check(value: object, where: str) -> object:
         if not isinstance(value, dict):
             raise EventInvalid(f"{where} is {value!r:.80}, not an object")
-        members = _checked(kind, value, where, form)
+        members = _checked(read, value, where)
         return kind(**members) if form is _Form.VALUE else members
 
     return check

@@ -51,8 +51,7 @@ class ExchangeSeries(NamedTuple):
     status_class: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageEntry:
+class UsageEntry(NamedTuple):
     """
     A usage record as a row.
 
@@ -102,8 +101,7 @@ class Superseding(NamedTuple):
     exchange_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(NamedTuple):
     """
     An entry and its place in its source's numbering.
 

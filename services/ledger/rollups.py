@@ -45,6 +45,13 @@ def measures(outcome: str, usage: Mapping[str, Number]) -> Iterator[tuple[str, N
     yield from usage.items()
 
 
+_Totals = defaultdict[str, list[Number]]
+
+
+def _new_totals() -> _Totals:
+    return defaultdict(lambda: [0, 0])
+
+
 UsageSums = dict[tuple[Level, int, Series, str], Sum]
 ExchangeSums = dict[tuple[Level, int, ExchangeSeries], tuple[int, int, int]]
 
@@ -64,14 +71,18 @@ def add_up_at(
     level: Level, rows: Iterable[tuple[int, Series, Mapping[str, Number]]]
 ) -> dict[tuple[int, Series, str], Sum]:
     """Add up records for the periods of one level."""
-    totals: defaultdict[tuple[int, Series, str], list[Number]] = defaultdict(lambda: [0, 0])
+    groups: defaultdict[tuple[int, Series], _Totals] = defaultdict(_new_totals)
     for at_unix_us, series, usage in rows:
-        period = period_of(level, at_unix_us)
+        totals = groups[period_of(level, at_unix_us), series]
         for measure, value in measures(series.outcome, usage):
-            pair = totals[period, series, measure]
+            pair = totals[measure]
             pair[0] += value
             pair[1] += 1
-    return {key: Sum(total, int(reported)) for key, (total, reported) in totals.items()}
+    return {
+        (period, series, measure): Sum(total, int(reported))
+        for (period, series), totals in groups.items()
+        for measure, (total, reported) in totals.items()
+    }
 
 
 def add_up_exchanges(entries: Iterable[ExchangeEntry]) -> ExchangeSums:
