@@ -5,7 +5,7 @@ import orjson
 from services.events.codec import checked, encode
 from services.events.exchange import ByteCount, Client, Timing, UsageMembers, UsageRecorded
 from services.events.usage import Outcome
-from services.ledger.entry import Arrival, Source, usage_entry
+from services.ledger.entry import Arrival, Source, UsageEntry, usage_entry
 from services.ledger.window import text_from
 
 # 2026-01-01T00:00:00Z
@@ -47,3 +47,23 @@ def members(number: int, at_us: int = FIRST_US) -> UsageMembers:
 def arrival(seq: int, at_us: int = FIRST_US) -> Arrival:
     """Return such a record on its way into the ledger."""
     return Arrival(source=SOURCE, seq=seq, entry=usage_entry(members(seq, at_us)))
+
+
+def year_of_arrivals(first: int, end: int, step_us: int) -> list[Arrival]:
+    """
+    Return records `first` to `end - 1` (from 1) of a ledger that gets one every `step_us`, in full size.
+
+    Made from a few of the usual way: ten million of them would take longer to make than to write.
+    """
+    arrivals = []
+    for number in range(first, end):
+        entry = _PATTERNS[number % len(_PATTERNS)]
+        assert isinstance(entry, UsageEntry)
+        at_us = FIRST_US + number * step_us
+        body = b'{"event_id":"01J%023d","at":"%b"%b' % (number, text_from(at_us).encode(), entry.body[_FRONT_BYTES:])
+        arrivals.append(Arrival(source=SOURCE, seq=number, entry=entry._replace(at_unix_us=at_us, body=body)))
+    return arrivals
+
+
+_PATTERNS = [arrival(number).entry for number in range(40)]
+_FRONT_BYTES = len('{"event_id":"01J%023d","at":"%s"' % (0, text_from(0)))
