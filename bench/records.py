@@ -66,4 +66,4 @@ def year_of_arrivals(first: int, end: int, step_us: int) -> list[Arrival]:
 
 
 _PATTERNS = [arrival(number).entry for number in range(40)]
-_FRONT_BYTES = len('{"event_id":"01J%023d","at":"%s"' % (0, text_from(0)))
+_FRONT_BYTES = len(f'{{"event_id":"01J{0:023d}","at":"{text_from(0)}"')

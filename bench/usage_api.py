@@ -42,7 +42,9 @@ def measure(rows: int, asked: int) -> Iterator[Figure]:
                 times_ms = [each * 1e3 for each in ask(port, path, asked)]
                 yield Figure(quantity=f"{what}, p50 of {asked}", value=percentile(times_ms, 50), unit="ms")
                 goal = 5.0 if path.startswith("/v1/usage?") or path == "/v1/usage" else None
-                yield Figure(quantity=f"{what}, p99 of {asked}", value=percentile(times_ms, 99), unit="ms", at_most=goal)
+                yield Figure(
+                    quantity=f"{what}, p99 of {asked}", value=percentile(times_ms, 99), unit="ms", at_most=goal
+                )
 
 
 def questions(rows: int) -> dict[str, str]:
