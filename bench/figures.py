@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROUNDS = 5
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +101,9 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def processor_s(*pids: int) -> float:
-    """Return the processor time that processes have used, in the kernel's ticks of ten milliseconds."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks * _TICK_S
+    """Return the processor time that the living threads of processes have used, to the kernel's nanosecond."""
+    files = [task / "schedstat" for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
 def environ_for(home: Path, **settings: object) -> dict[str, str]:

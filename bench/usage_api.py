@@ -21,6 +21,8 @@ from services.ledger.window import text_from
 from tests.support.checkout import PROJECT, free_ports
 
 _BATCH = 5000
+# Of a report for the whole or for a window.
+_GOAL_MS = 5.0
 _DAY_US = 86_400_000_000
 # Cut inside an hour on purpose: then rows must be added up, not only sums of hours, days and months.
 _ODD_US = 1_234_567_890
@@ -40,11 +42,10 @@ def measure(rows: int, asked: int) -> Iterator[Figure]:
         with frontproxy(home) as port:
             for what, path in questions(rows).items():
                 times_ms = [each * 1e3 for each in ask(port, path, asked)]
-                yield Figure(quantity=f"{what}, p50 of {asked}", value=percentile(times_ms, 50), unit="ms")
-                goal = 5.0 if path.startswith("/v1/usage?") or path == "/v1/usage" else None
-                yield Figure(
-                    quantity=f"{what}, p99 of {asked}", value=percentile(times_ms, 99), unit="ms", at_most=goal
-                )
+                p50_ms, p99_ms = percentile(times_ms, 50), percentile(times_ms, 99)
+                yield Figure(quantity=f"{what}, p50 of {asked}", value=p50_ms, unit="ms")
+                goal_ms = _GOAL_MS if path.partition("?")[0] == "/v1/usage" and "group_by" not in path else None
+                yield Figure(quantity=f"{what}, p99 of {asked}", value=p99_ms, unit="ms", at_most=goal_ms)
 
 
 def questions(rows: int) -> dict[str, str]:
