@@ -29,6 +29,8 @@ _GATHER_S = 0.002
 BATCH_RECORDS_MAX = 64
 BATCH_BYTES_MAX = 256 * 1024
 _HELLO_S = 0.1
+# While nothing is on its way: often enough to stay within the silence below, rarely enough to cost nothing at rest.
+_HELLO_AT_REST_S = 0.4
 _SYNC_S = 0.05
 _EXPIRE_S = 1.0
 # An accountant that lives answers every hello. To one that has been silent this long only hellos are sent.
@@ -269,8 +271,13 @@ class ExchangePublisher:
         while True:
             self._journal.retry()
             self._tell()
-            self._greet(time.monotonic())
-            await asyncio.sleep(_HELLO_S)
+            now = time.monotonic()
+            self._greet(now)
+            await asyncio.sleep(_HELLO_AT_REST_S if self._is_at_rest(now) else _HELLO_S)
+
+    def _is_at_rest(self, now: float) -> bool:
+        is_settled = all(stream.window.is_settled for stream in self._streams.values())
+        return is_settled and self._is_heard(now) and not self._unscanned and self._journal.problem is None
 
     def _tell(self) -> None:
         problem, dropped = self._journal.problem, self._journal.dropped
