@@ -12,10 +12,9 @@ from services.events.exchange import Client
 from services.events.usage import Outcome
 from services.ledger.entry import Arrival, Source, exchange_entry, usage_entry
 from services.ledger.periods import HOUR_US
-from services.ledger.rollups import measures
 from services.ledger.store import LedgerReader, LedgerStore
 from services.ledger.window import text_from
-from tests.support.records import exchange_record, usage_members
+from tests.support.records import exchange_record, measures, usage_members
 
 # Forty days around a change of month; many on the borders of hours and days.
 FIRST_US = int(datetime(2026, 1, 15, tzinfo=UTC).timestamp()) * 1_000_000

@@ -1,6 +1,7 @@
 """Records as mitm makes them, for tests of what happens to them afterwards."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from services.events.codec import checked, encode, read_object
@@ -61,3 +62,13 @@ def members_of(record: UsageRecorded) -> UsageMembers:
 def usage_members(event_id: str = "01JDUSAGE", **members: Any) -> UsageMembers:
     """Return such a record as the accountant checks it."""
     return members_of(usage_record(event_id, **members))
+
+
+def measures(outcome: str, usage: Mapping[str, int | float]) -> Iterator[tuple[str, int | float]]:
+    """Yield what one record adds to the sums: the rule, for one record at a time."""
+    yield "#responses", 1
+    if not usage:
+        yield "#unknown", 1
+    elif outcome == "truncated":
+        yield "#bounds", 1
+    yield from usage.items()
