@@ -1,25 +1,23 @@
 """
-How long the metering core takes for one event: `python -m bench.dialects`.
+What the metering core costs for one event of each dialect: readers alone, in memory, on one core.
 
-Prints microseconds per event, for each dialect, with one event and with 25 events in a piece, and for the reader of
-server-sent events alone. Best of several rounds, on one core, all in memory. A proxy adds its own cost to these.
+For each dialect the time per event with one event in a piece (a provider that flushes each) and with 25 (under load),
+and per megabyte with 25; for one of them the same behind each content coding. A proxy adds its own cost to these.
 """
 
 import struct
-import sys
+import zlib
 from base64 import b64encode
-from collections.abc import Callable
-from time import perf_counter
-from zlib import crc32
+from collections.abc import Callable, Iterator
 
+import brotli
+import zstandard
+
+from bench.figures import Figure, best_us
 from services.dialects.framings import AWS_CONTENT_TYPE
-from services.dialects.recognise import RequestFacts, recognise, response_reader
-from services.wire.eventstream import EventStreamReader
-from services.wire.json_stream import JsonLineReader
-from services.wire.sse import ServerSentEventReader
+from services.dialects.recognise import RequestFacts, ResponseReader, recognise, response_reader
+from services.wire.content_encoding import content_decoder
 
-EVENTS_PER_ROUND = 5000
-ROUNDS = 7
 EVENTS_IN_A_BURST = 25
 TEXT = "the quick brown fox jumps over the lazy dog and says: "
 
@@ -101,8 +99,8 @@ def _aws_message(event_type: str, payload: bytes) -> bytes:
         for name, value in named.items()
     )
     lengths = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
-    start = lengths + struct.pack(">I", crc32(lengths)) + headers + payload
-    return start + struct.pack(">I", crc32(start))
+    start = lengths + struct.pack(">I", zlib.crc32(lengths)) + headers + payload
+    return start + struct.pack(">I", zlib.crc32(start))
 
 
 def _generate_content(number: int) -> bytes:
@@ -141,46 +139,78 @@ CONTENT_TYPES = {
     "bedrock-invoke (Claude)": AWS_CONTENT_TYPE,
     "bedrock-invoke (Llama)": AWS_CONTENT_TYPE,
 }
-FRAMING_ALONE = {
-    AWS_CONTENT_TYPE: lambda: EventStreamReader().feed,
-    "application/x-ndjson": lambda: JsonLineReader().feed,
-}
+_BODY_BYTES_MAX = 1 << 30
 
 
-def us_per_event(feed: Callable[[bytes], object], pieces: list[bytes], events: int) -> float:
-    """Return the best of several rounds of feeding all `pieces`, which hold `events` events."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        began = perf_counter()
+def measure(events: int) -> Iterator[Figure]:
+    """Read `events` events of each dialect, several times."""
+    for name, (host, path, event) in STREAMS.items():
+        made = [event(number) for number in range(events)]
+        size_mb = sum(map(len, made)) / 1e6
+        one_us = best_us(reading(name, host, path, made), events)
+        burst_us = best_us(reading(name, host, path, bursts(made)), events)
+        what = f"{name}, {len(made[0])} bytes"
+        yield Figure(quantity=f"{what}: event, alone in its piece", value=one_us, unit="µs")
+        yield Figure(quantity=f"{what}: event, {EVENTS_IN_A_BURST} in a piece", value=burst_us, unit="µs")
+        yield Figure(quantity=f"{what}: per MB", value=burst_us * events / size_mb, unit="µs")
+    yield from _measure_codings(events)
+
+
+def _measure_codings(events: int) -> Iterator[Figure]:
+    name = "google-cloudcode"
+    host, path, event = STREAMS[name]
+    made = [event(number) for number in range(events)]
+    size_mb = sum(map(len, made)) / 1e6
+    for coding, code in (("gzip", _gzipped), ("br", _brotlied), ("zstd", _zstandarded)):
+        pieces = code(made)
+
+        def read(coding: str = coding, pieces: list[bytes] = pieces) -> None:
+            decode = content_decoder(coding, body_bytes_max=_BODY_BYTES_MAX).feed
+            feed = reader_of(name, host, path).feed
+            for piece in pieces:
+                feed(decode(piece))
+
+        took_us = best_us(read, events)
+        yield Figure(quantity=f"{name} in {coding}: event, alone in its piece", value=took_us, unit="µs")
+        yield Figure(quantity=f"{name} in {coding}: per MB decoded", value=took_us * events / size_mb, unit="µs")
+
+
+# A provider that streams flushes after each event.
+def _gzipped(events: list[bytes]) -> list[bytes]:
+    coder = zlib.compressobj(wbits=31)
+    return [coder.compress(event) + coder.flush(zlib.Z_SYNC_FLUSH) for event in events]
+
+
+def _brotlied(events: list[bytes]) -> list[bytes]:
+    coder = brotli.Compressor(quality=4)
+    return [coder.process(event) + coder.flush() for event in events]
+
+
+def _zstandarded(events: list[bytes]) -> list[bytes]:
+    coder = zstandard.ZstdCompressor().compressobj()
+    return [coder.compress(event) + coder.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for event in events]
+
+
+def bursts(events: list[bytes]) -> list[bytes]:
+    """Join events as a busy wire does."""
+    return [b"".join(events[at : at + EVENTS_IN_A_BURST]) for at in range(0, len(events), EVENTS_IN_A_BURST)]
+
+
+def reading(name: str, host: str, path: str, pieces: list[bytes]) -> Callable[[], None]:
+    """Return the work of reading one stream."""
+
+    def read() -> None:
+        feed = reader_of(name, host, path).feed
         for piece in pieces:
             feed(piece)
-        best = min(best, perf_counter() - began)
-    return best / events * 1e6
+
+    return read
 
 
-def main() -> int:
-    print(f"{'':26}{'bytes':>7}{'one per piece':>16}{f'{EVENTS_IN_A_BURST} per piece':>16}   µs per event")
-    for name, (host, path, event) in STREAMS.items():
-        events = [event(number) for number in range(EVENTS_PER_ROUND)]
-        bursts = [
-            b"".join(events[start : start + EVENTS_IN_A_BURST]) for start in range(0, len(events), EVENTS_IN_A_BURST)
-        ]
-        call = recognise("POST", host, path)
-        content_type = CONTENT_TYPES.get(name, "text/event-stream")
-        alone = FRAMING_ALONE.get(content_type, lambda: ServerSentEventReader().feed_data)
-        for label, feed_alone in (("", None), ("  events alone", alone)):
-            figures = []
-            for pieces in (events, bursts):
-                if feed_alone is None:
-                    reader = response_reader(call, status=200, content_type=content_type, facts=RequestFacts())
-                    assert reader is not None
-                    feed: Callable[[bytes], object] = reader.feed
-                else:
-                    feed = feed_alone()
-                figures.append(us_per_event(feed, pieces, len(events)))
-            print(f"{label or name:26}{len(events[0]):7}{figures[0]:16.2f}{figures[1]:16.2f}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def reader_of(name: str, host: str, path: str) -> ResponseReader:
+    """Make a reader as the observer does."""
+    content_type = CONTENT_TYPES.get(name, "text/event-stream")
+    call = recognise("POST", host, path)
+    reader = response_reader(call, status=200, content_type=content_type, facts=RequestFacts())
+    assert reader is not None
+    return reader

@@ -1,27 +1,26 @@
 """
 What one piece of an answer costs frontproxy: processor time per delta, from the bus to the client's socket.
 
-    python -m bench.frontproxy [pieces] [streams]
-
 frontproxy runs as its own process, as in life; a runner that only pretends floods it with pieces of twenty
 characters; the client is a socket that reads and throws away.
 """
 
 import asyncio
 import json
-import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from bench.figures import Figure, environ_for, processor_s
 from services.bus.addresses import LS_STATE_TOPIC, TURN_CANCEL_TOPIC, TURN_REQUEST_TOPIC, TURN_TOPIC, Addresses
 from services.bus.publisher import Publisher
 from services.bus.subscriber import Subscriber
 from services.events.codec import decode
 from services.events.lifecycle import LanguageServerState, OfferedModel, ServerState
 from services.events.turn import DeltaKind, StopReason, TurnAccepted, TurnDelta, TurnDone, TurnRequested
-from tests.support.checkout import free_ports
+from tests.support.checkout import PROJECT, free_ports
 
 AT = "2026-11-23T12:00:00.000000Z"
 # Faster than any model speaks, slower than what would overrun the socket's high-water mark.
@@ -77,11 +76,6 @@ async def read_stream(port: int) -> bytes:
     return last
 
 
-def processor_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def until_listening(port: int) -> None:
     while True:
         try:
@@ -93,32 +87,33 @@ async def until_listening(port: int) -> None:
             return
 
 
-async def measure(pieces: int, streams: int) -> None:
+def measure(pieces: int, streams: int) -> Iterator[Figure]:
+    """Stream so many answers at once, each of so many pieces."""
+    count = pieces * streams
+    used_s, took_s = asyncio.run(_measured(pieces, streams))
+    what = f"frontproxy, delta streamed to a client, {streams} streams"
+    yield Figure(quantity=f"{what}: processor time", value=used_s / count * 1e6, unit="µs")
+    yield Figure(quantity=f"{what}: per second", value=count / took_s, unit="deltas/s")
+
+
+async def _measured(pieces: int, streams: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory(prefix="wm-") as home:
         (port,) = free_ports(1)
-        environ = os.environ | {"WIREMETER_HOME": home, "WIREMETER_FRONTPROXY_PORT": str(port)}
+        environ = environ_for(Path(home), frontproxy_port=port)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.frontproxy", env=environ, stderr=asyncio.subprocess.DEVNULL
+            sys.executable, "-m", "services.frontproxy", cwd=PROJECT, env=environ, stderr=asyncio.subprocess.DEVNULL
         )
         try:
             await until_listening(port)
             async with asyncio.TaskGroup() as tasks:
                 pretended = tasks.create_task(runner(Addresses(Path(home) / "run"), pieces))
-                await asyncio.sleep(1)
-                before_s, began_s = processor_seconds(process.pid), time.perf_counter()
+                await asyncio.sleep(1)  # until the bus is connected: nobody tells
+                before_s, began_s = processor_s(process.pid), time.perf_counter()
                 ends = await asyncio.gather(*(read_stream(port) for _ in range(streams)))
-                used_s, took_s = processor_seconds(process.pid) - before_s, time.perf_counter() - began_s
+                used_s, took_s = processor_s(process.pid) - before_s, time.perf_counter() - began_s
                 pretended.cancel()
         finally:
             process.terminate()
             await process.wait()
     assert all(b"[DONE]" in end for end in ends), ends
-    count = pieces * streams
-    print(
-        f"{count} pieces in {streams} streams: {used_s / count * 1e6:.1f} µs of processor each, {took_s:.2f} s in all"
-    )
-
-
-if __name__ == "__main__":
-    numbers = [int(text) for text in sys.argv[1:]]
-    asyncio.run(measure(*(numbers + [20_000, 4][len(numbers) :])))
+    return used_s, took_s

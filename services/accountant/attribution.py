@@ -7,10 +7,10 @@ else if exactly one turn of that label was under way when its exchange started, 
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.events.exchange import UsageRecorded
+from services.events.exchange import UsageMembers
 from services.events.lifecycle import LanguageServerState
 from services.events.turn import TurnAccepted, TurnDone, TurnFailed
 
@@ -54,15 +54,16 @@ class Attribution:
             case TurnDone() | TurnFailed():
                 self._end(event)
 
-    def attribute(self, record: UsageRecorded) -> UsageRecorded:
+    def attribute(self, record: UsageMembers) -> UsageMembers:
         """Return the record with its label and turn, where they are known and not already there."""
-        label = record.client.label
-        if label is None and record.client.uid is not None:
-            label = self._label_of_uid.get(record.client.uid)
-        turn_id = record.turn_id or (self._turn_of(record, label) if label is not None else None)
-        if label == record.client.label and turn_id == record.turn_id:
+        client = record["client"]
+        label, uid = client["label"], client["uid"]
+        if label is None and uid is not None:
+            label = self._label_of_uid.get(uid)
+        turn_id = record["turn_id"] or (self._turn_of(record, label) if label is not None else None)
+        if label == client["label"] and turn_id == record["turn_id"]:
             return record
-        return replace(record, client=replace(record.client, label=label), turn_id=turn_id)
+        return {**record, "client": {**client, "label": label}, "turn_id": turn_id}
 
     def _accept(self, event: TurnAccepted) -> None:
         started_at = _moment(event.at)
@@ -86,18 +87,21 @@ class Attribution:
             turn.response_ids = frozenset(event.response_ids)
             turn.conversation_id = turn.conversation_id or event.conversation_id
 
-    def _turn_of(self, record: UsageRecorded, label: str) -> str | None:
+    def _turn_of(self, record: UsageMembers, label: str) -> str | None:
         turns = {turn_id: turn for turn_id, turn in self._turns.items() if turn.label == label}
-        if record.response_id is not None:
+        if not turns:
+            return None
+        response_id, conversation_id = record["response_id"], record["conversation_id"]
+        if response_id is not None:
             for turn_id, turn in turns.items():
-                if record.response_id in turn.response_ids:
+                if response_id in turn.response_ids:
                     return turn_id
-        started_at = _moment(record.timing.started_at)
+        started_at = _moment(record["timing"]["started_at"])
         if started_at is None:
             return None
         under_way = {turn_id: turn for turn_id, turn in turns.items() if turn.is_under_way_at(started_at)}
-        if record.conversation_id is not None:
-            same = [each for each, turn in under_way.items() if turn.conversation_id == record.conversation_id]
+        if conversation_id is not None:
+            same = [each for each, turn in under_way.items() if turn.conversation_id == conversation_id]
             if same:
                 # Turns of one conversation follow each other: the grace of the last may reach into the next.
                 return max(same, key=lambda each: under_way[each].started_at)

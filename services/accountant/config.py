@@ -14,7 +14,7 @@ class AccountantConfig:
 
     Attributes:
         usage_endpoint: Where the public usage topic is bound.
-        commit_interval_s: Records wait at most this long for others to share their commit.
+        commit_interval_s: Commits begin at least this far apart, so that records that come close together share one.
         batch_records_max: Records in one transaction.
     """
 

@@ -59,6 +59,7 @@ class Ingest:
         self._committed = 0
         self._last_seq = 0
         self._malformed = 0
+        self._commit_at = float("-inf")  # when the next commit may begin
         self._commit_failed = False  # a ledger that opens is not yet one that can be written
         self.problem: str | None = "the ledger is not open yet"
 
@@ -144,12 +145,16 @@ class Ingest:
             if not self._commit_failed:
                 self.problem = None
             await self._arrived.wait()
-            # The first record waits for company: a commit costs the same for one and for a hundred.
-            await asyncio.sleep(self._commit_interval_s)
+        loop = asyncio.get_running_loop()
+        if len(self._intake.pending) < self._batch_records_max:
+            # A commit costs nearly the same for one and for a hundred, so they keep a distance, in which records find
+            # company. After a pause nobody waits: company gathers while the disk works.
+            await asyncio.sleep(max(0.0, self._commit_at - loop.time()))
+        self._commit_at = loop.time() + self._commit_interval_s
         arrivals = self._intake.hand_out(self._batch_records_max)
         store = self._store
         self._commit_failed = True
-        commit = asyncio.get_running_loop().run_in_executor(self._thread, store.commit, arrivals)
+        commit = loop.run_in_executor(self._thread, store.commit, arrivals)
         try:
             self._publish(await asyncio.shield(commit))
         except asyncio.CancelledError:

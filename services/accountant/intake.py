@@ -6,10 +6,11 @@ failed both are what the ledger says, and the publishers send again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from services.bus.delivery import SEQ_MAX, ExchangeBatch, HeldEpoch
-from services.events.codec import EventInvalid, decode
-from services.events.exchange import ExchangeCounted, UsageRecorded
+from services.events.codec import EventInvalid, checked, decode
+from services.events.exchange import ExchangeCounted, UsageMembers, UsageRecorded
 from services.ledger.entry import (
     Arrival,
     Entry,
@@ -22,7 +23,7 @@ from services.ledger.entry import (
     usage_entry,
 )
 
-Attribute = Callable[[UsageRecorded], UsageRecorded]
+Attribute = Callable[[UsageMembers], UsageMembers]
 
 
 class Intake:
@@ -95,7 +96,7 @@ class Intake:
                 raise EventInvalid(f"record is a {type(record).__name__}, not an object")
             if record.get("schema") == ExchangeCounted.SCHEMA:
                 return exchange_entry(decode(ExchangeCounted, record))
-            return usage_entry(self._attribute(decode(UsageRecorded, record)))
+            return usage_entry(self._attribute(cast(UsageMembers, checked(UsageRecorded, record))))
         except EntryInvalid as error:
             reason = str(error)
         except EventInvalid as error:

@@ -5,6 +5,7 @@ Whoever there is one of binds; whoever may be several, or comes and goes, connec
 the whole word, so that a prefix subscription never catches a neighbour.
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 EXCHANGE_TOPIC = "exchange."  # + publisher: mitm -> accountant
@@ -59,6 +60,7 @@ class Addresses:
         return f"ipc://{self._run}/health.ipc"
 
 
+@lru_cache(maxsize=1024)
 def usage_topic(provider: str, model: str | None) -> str:
     """Return the topic of a usage record."""
     return f"{USAGE_TOPIC}{topic_word(provider)}.{topic_word(model or '')}"

@@ -24,11 +24,13 @@ from services.events.codec import Event, EventInvalid, decode, encode
 
 # So that memory is bounded: 4096 usage records are some megabytes.
 SEND_HIGH_WATER_MARK = 4096
-# How long finished records wait for others to share their message.
+# Messages are at least this far apart, so that records that finish close together share one; a full one does not wait.
 _GATHER_S = 0.002
 BATCH_RECORDS_MAX = 64
 BATCH_BYTES_MAX = 256 * 1024
 _HELLO_S = 0.1
+# While nothing is on its way: often enough to stay within the silence below, rarely enough to cost nothing at rest.
+_HELLO_AT_REST_S = 0.4
 _SYNC_S = 0.05
 _EXPIRE_S = 1.0
 # An accountant that lives answers every hello. To one that has been silent this long only hellos are sent.
@@ -149,6 +151,7 @@ class ExchangePublisher:
         self._marks = Subscriber(connect=[addresses.mark], topics=[MARK_TOPIC + publisher])
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gather: asyncio.TimerHandle | None = None
+        self._gather_at = float("-inf")  # when the next message may go
         self._heard_at = float("-inf")
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
@@ -170,7 +173,8 @@ class ExchangePublisher:
         if window.last - window.next + 1 >= BATCH_RECORDS_MAX:
             self._send_gathered()
         elif self._gather is None and self._loop is not None:
-            self._gather = self._loop.call_later(_GATHER_S, self._send_gathered)
+            # Never at once: the bytes that the record belongs to have yet to be forwarded.
+            self._gather = self._loop.call_at(max(self._gather_at, self._loop.time()), self._send_gathered)
 
     # What the process around it calls.
 
@@ -229,6 +233,8 @@ class ExchangePublisher:
         if self._gather is not None:
             self._gather.cancel()
             self._gather = None
+        if self._loop is not None:
+            self._gather_at = self._loop.time() + _GATHER_S
         self._send(self._live, time.monotonic())
 
     def _send(self, stream: _Stream, now: float) -> None:
@@ -265,8 +271,13 @@ class ExchangePublisher:
         while True:
             self._journal.retry()
             self._tell()
-            self._greet(time.monotonic())
-            await asyncio.sleep(_HELLO_S)
+            now = time.monotonic()
+            self._greet(now)
+            await asyncio.sleep(_HELLO_AT_REST_S if self._is_at_rest(now) else _HELLO_S)
+
+    def _is_at_rest(self, now: float) -> bool:
+        is_settled = all(stream.window.is_settled for stream in self._streams.values())
+        return is_settled and self._is_heard(now) and not self._unscanned and self._journal.problem is None
 
     def _tell(self) -> None:
         problem, dropped = self._journal.problem, self._journal.dropped

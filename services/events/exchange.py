@@ -6,7 +6,7 @@ What mitm saw and sends to the accountant: usage records, and the exchanges and 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 from services.events.usage import Outcome
 
@@ -98,6 +98,38 @@ class UsageRecorded:
     bytes: ByteCount = field(default_factory=ByteCount)
     client: Client = field(default_factory=Client)
     turn_id: str | None = None
+
+
+class TimingMembers(TypedDict):
+    """`Timing` as JSON has it, as far as anyone reads it there."""
+
+    started_at: str
+
+
+class ClientMembers(TypedDict):
+    """`Client` as JSON has it, as far as anyone reads it there."""
+
+    uid: int | None
+    label: str | None
+
+
+class UsageMembers(TypedDict):
+    """
+    A `UsageRecorded` that was checked and left as JSON has it (services.events.codec.checked).
+
+    It has every member of the record; here are those that are read on the way into the ledger.
+    """
+
+    at: str
+    provider: str
+    model: str | None
+    response_id: str | None
+    conversation_id: str | None
+    outcome: Outcome
+    usage: Mapping[str, int | float]
+    timing: TimingMembers
+    client: ClientMembers
+    turn_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import orjson
 
-from services.events.codec import encode
-from services.events.exchange import ExchangeCounted, UsageRecorded
+from services.events.exchange import ExchangeCounted, UsageMembers, UsageRecorded
 
 # A trillion tokens in one response: past it a number is damage, and nine million of them fit a signed 64-bit sum.
 COUNT_MAX = 10**12
@@ -20,6 +19,7 @@ _USAGE_HEAD = b'{"schema":"%b",' % UsageRecorded.SCHEMA.encode()
 # `at` of a record: what the calendar of `periods` covers.
 _AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
 _AT_MAX = datetime(9000, 1, 1, tzinfo=UTC)
+_ZERO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class EntryInvalid(Exception):
@@ -51,8 +51,7 @@ class ExchangeSeries(NamedTuple):
     status_class: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageEntry:
+class UsageEntry(NamedTuple):
     """
     A usage record as a row.
 
@@ -102,8 +101,7 @@ class Superseding(NamedTuple):
     exchange_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(NamedTuple):
     """
     An entry and its place in its source's numbering.
 
@@ -118,29 +116,27 @@ class Arrival:
     unless: Superseding | None = None
 
 
-def usage_entry(record: UsageRecorded) -> UsageEntry:
+def usage_entry(record: UsageMembers) -> UsageEntry:
     """
     Make a usage record ready.
 
     Raises:
         EntryInvalid: No time, or a count beyond `COUNT_MAX`.
     """
-    for name, count in record.usage.items():
+    usage, client = record["usage"], record["client"]
+    for name, count in usage.items():
         if not -COUNT_MAX <= count <= COUNT_MAX:
             raise EntryInvalid(f"count {name:.40} exceeds {COUNT_MAX}")
-    if record.client.uid is not None and not 0 <= record.client.uid < 1 << 32:
+    uid = client["uid"]
+    if uid is not None and not 0 <= uid < 1 << 32:
         raise EntryInvalid("client.uid is no user id")
     return UsageEntry(
-        at_unix_us=_unix_us(record.at),
+        at_unix_us=_unix_us(record["at"]),
         series=Series(
-            provider=record.provider,
-            model=record.model or None,
-            label=record.client.label or None,
-            uid=record.client.uid,
-            outcome=record.outcome.value,
+            record["provider"], record["model"] or None, client["label"] or None, uid, record["outcome"].value
         ),
-        usage=record.usage,
-        body=b"{" + encode(record)[len(_USAGE_HEAD) :],
+        usage=usage,
+        body=orjson.dumps(record),
     )
 
 
@@ -183,5 +179,5 @@ def _unix_us(text: str) -> int:
         raise EntryInvalid("at is no time") from error
     if at.tzinfo is None or not _AT_MIN <= at < _AT_MAX:
         raise EntryInvalid("at has no offset, or is not of this age")
-    since_1970 = at - datetime(1970, 1, 1, tzinfo=UTC)
+    since_1970 = at - _ZERO
     return (since_1970.days * 86_400 + since_1970.seconds) * 1_000_000 + since_1970.microseconds

@@ -53,11 +53,11 @@ class _Group:
         self._measures: dict[str, Sum] = {}
         self._outcomes: dict[str, int] = {}
 
-    def add(self, row: SumRow) -> None:
-        self._measures[row.measure] = self._measures.get(row.measure, NOTHING).plus(row.sum)
-        if row.measure == RESPONSES:
-            outcome = row.series.outcome
-            self._outcomes[outcome] = self._outcomes.get(outcome, 0) + row.sum.reported
+    def add(self, series: Series, measure: str, value: Sum) -> None:
+        so_far = self._measures.get(measure)
+        self._measures[measure] = value if so_far is None else so_far.plus(value)
+        if measure == RESPONSES:
+            self._outcomes[series.outcome] = self._outcomes.get(series.outcome, 0) + value.reported
 
     @property
     def requests(self) -> int:
@@ -80,20 +80,19 @@ def _client(series: Series) -> str:
 
 
 # Group -> what its parts are told apart by, as members of the report.
-_KEYS: Mapping[str, Callable[[SumRow], Mapping[str, object]]] = {
-    "model": lambda row: {"model": row.series.model, "provider": row.series.provider},
-    "client": lambda row: {"client": _client(row.series), "label": row.series.label, "uid": row.series.uid},
-    "provider": lambda row: {"provider": row.series.provider},
-    "outcome": lambda row: {"outcome": row.series.outcome},
-    "hour": lambda row: {"hour": _start(row)},
-    "day": lambda row: {"day": _start(row, Level.DAY)},
+_KEYS: Mapping[str, Callable[[Series], Mapping[str, object]]] = {
+    "model": lambda series: {"model": series.model, "provider": series.provider},
+    "client": lambda series: {"client": _client(series), "label": series.label, "uid": series.uid},
+    "provider": lambda series: {"provider": series.provider},
+    "outcome": lambda series: {"outcome": series.outcome},
 }
+_TIMES: Mapping[str, Level] = {"hour": Level.HOUR, "day": Level.DAY}
 
 
-def _start(row: SumRow, level: Level | None = None) -> str:
-    assert row.period is not None
-    start_us = start_of(row.level, row.period)
-    if level is Level.DAY:
+def _start(level: Level, period: int | None, wanted: Level) -> str:
+    assert period is not None
+    start_us = start_of(level, period)
+    if wanted is Level.DAY:
         start_us = start_us // DAY_US * DAY_US
     return text_from(start_us)[:19] + "Z"
 
@@ -109,10 +108,17 @@ def usage_report(
             "since": None if window.since_us is None else text_from(window.since_us),
             "until": None if window.until_us is None else text_from(window.until_us),
         },
-        "totals": _totals(rows),
     }
+    # Nothing but a group by time needs the periods: of a year of hours there are ten thousand times fewer sums then.
+    sums: dict[tuple[Series, str], Sum] = {}
+    for row in rows:
+        so_far = sums.get((row.series, row.measure))
+        sums[row.series, row.measure] = row.sum if so_far is None else so_far.plus(row.sum)
+    report["totals"] = _totals(sums)
     for group in dict.fromkeys(("model", "client", *groups)):
-        report[f"by_{group}"] = _parts(rows, _KEYS[group], by_time=group in ("hour", "day"))
+        level = _TIMES.get(group)
+        parts = _parts(sums, _KEYS[group]) if level is None else _parts_by_time(rows, group, level)
+        report[f"by_{group}"] = parts
     report["endpoints"] = [
         {
             "host": row.series.host,
@@ -126,21 +132,31 @@ def usage_report(
     return report
 
 
-def _totals(rows: Iterable[SumRow]) -> dict[str, object]:
+def _totals(sums: Mapping[tuple[Series, str], Sum]) -> dict[str, object]:
     whole = _Group()
-    for row in rows:
-        whole.add(row)
+    for (series, measure), value in sums.items():
+        whole.add(series, measure, value)
     return whole.members()
 
 
 def _parts(
-    rows: Iterable[SumRow], key: Callable[[SumRow], Mapping[str, object]], *, by_time: bool
+    sums: Mapping[tuple[Series, str], Sum], key: Callable[[Series], Mapping[str, object]]
 ) -> list[dict[str, object]]:
     groups: dict[tuple[tuple[str, object], ...], _Group] = {}
-    for row in rows:
-        groups.setdefault(tuple(key(row).items()), _Group()).add(row)
-    if by_time:
-        ordered = sorted(groups.items(), key=lambda item: str(item[0]))
-    else:
-        ordered = sorted(groups.items(), key=lambda item: (-item[1].requests, str(item[0])))
+    for (series, measure), value in sums.items():
+        groups.setdefault(tuple(key(series).items()), _Group()).add(series, measure, value)
+    ordered = sorted(groups.items(), key=lambda item: (-item[1].requests, str(item[0])))
     return [{**dict(names), **group.members()} for names, group in ordered]
+
+
+def _parts_by_time(rows: Iterable[SumRow], name: str, wanted: Level) -> list[dict[str, object]]:
+    periods: dict[tuple[Level, int | None], _Group] = {}
+    groups: dict[str, _Group] = {}
+    for level, period, series, measure, value in rows:
+        group = periods.get((level, period))
+        if group is None:
+            # Several periods may be of one group: rows and hours of one day.
+            group = groups.setdefault(_start(level, period, wanted), _Group())
+            periods[level, period] = group
+        group.add(series, measure, value)
+    return [{name: start, **group.members()} for start, group in sorted(groups.items())]

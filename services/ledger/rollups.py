@@ -6,7 +6,7 @@ roll-ups and sums of rows cannot differ.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from services.events.usage import Outcome
@@ -35,14 +35,29 @@ class Sum(NamedTuple):
 NOTHING = Sum(0, 0)
 
 
-def measures(outcome: str, usage: Mapping[str, Number]) -> Iterator[tuple[str, Number]]:
-    """Yield what one record adds: its counts, and what it says about them."""
-    yield RESPONSES, 1
-    if not usage:
-        yield UNKNOWN, 1
-    elif outcome == Outcome.TRUNCATED:
-        yield BOUNDS, 1
-    yield from usage.items()
+def add_up_alike(outcome: str, usages: Iterable[Mapping[str, Number]]) -> dict[str, Sum]:
+    """Add up records of one outcome: their counts by measure, and what they say about them."""
+    totals: dict[str, list[Number]] = {}
+    responses = unknown = 0
+    for usage in usages:
+        responses += 1
+        if not usage:
+            unknown += 1
+        for measure, value in usage.items():
+            pair = totals.get(measure)
+            if pair is None:
+                totals[measure] = [value, 1]
+            else:
+                pair[0] += value
+                pair[1] += 1
+    sums = {RESPONSES: Sum(responses, responses)}
+    if unknown:
+        sums[UNKNOWN] = Sum(unknown, unknown)
+    if outcome == Outcome.TRUNCATED and responses > unknown:
+        sums[BOUNDS] = Sum(responses - unknown, responses - unknown)
+    for measure, (total, reported) in totals.items():
+        sums[measure] = Sum(total, int(reported))
+    return sums
 
 
 UsageSums = dict[tuple[Level, int, Series, str], Sum]
@@ -64,14 +79,14 @@ def add_up_at(
     level: Level, rows: Iterable[tuple[int, Series, Mapping[str, Number]]]
 ) -> dict[tuple[int, Series, str], Sum]:
     """Add up records for the periods of one level."""
-    totals: defaultdict[tuple[int, Series, str], list[Number]] = defaultdict(lambda: [0, 0])
+    alike: defaultdict[tuple[int, Series], list[Mapping[str, Number]]] = defaultdict(list)
     for at_unix_us, series, usage in rows:
-        period = period_of(level, at_unix_us)
-        for measure, value in measures(series.outcome, usage):
-            pair = totals[period, series, measure]
-            pair[0] += value
-            pair[1] += 1
-    return {key: Sum(total, int(reported)) for key, (total, reported) in totals.items()}
+        alike[period_of(level, at_unix_us), series].append(usage)
+    return {
+        (period, series, measure): value
+        for (period, series), usages in alike.items()
+        for measure, value in add_up_alike(series.outcome, usages).items()
+    }
 
 
 def add_up_exchanges(entries: Iterable[ExchangeEntry]) -> ExchangeSums:

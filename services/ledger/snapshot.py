@@ -12,7 +12,7 @@ import orjson
 from services.ledger.entry import ExchangeSeries, Series, members_from
 from services.ledger.periods import HOUR_US, Level, Span, cover
 from services.ledger.report import ExchangeRow, SumRow
-from services.ledger.rollups import Sum, add_up_at
+from services.ledger.rollups import Sum, add_up_alike, add_up_at
 from services.ledger.window import text_from
 
 
@@ -32,7 +32,7 @@ class Snapshot:
         Return the sums of a window that was cut into spans, per period or over all.
 
         Args:
-            rows_as: The periods that single rows are added up to.
+            rows_as: The periods that single rows are added up to: HOUR, or ROW for their own microseconds.
         """
         found = self._execute("SELECT id, provider, model, label, uid, outcome FROM series", ())
         series = {n: Series(*key) for n, *key in found}
@@ -73,11 +73,18 @@ class Snapshot:
         return [SumRow(Level.MONTH, None, each, measure, value) for (_, each, measure), value in sums.items()]
 
     def _sums_of_rows(self, span: Span, series: dict[int, Series], level: Level) -> list[SumRow]:
+        # SQLite gathers what belongs together: there are a thousand rows and a few groups.
+        period = f"at_unix_us / {HOUR_US}" if level is Level.HOUR else "at_unix_us"
         found = self._execute(
-            "SELECT at_unix_us, series, counts FROM usage WHERE at_unix_us >= ? AND at_unix_us < ?", span[1:]
+            f"SELECT {period}, series, group_concat(counts) FROM usage"
+            " WHERE at_unix_us >= ? AND at_unix_us < ? GROUP BY 1, 2",
+            span[1:],
         )
-        sums = add_up_at(level, ((at, series[n], orjson.loads(counts)) for at, n, counts in found))
-        return [SumRow(level, period, each, measure, value) for (period, each, measure), value in sums.items()]
+        rows: list[SumRow] = []
+        for number, n, counts in found:
+            sums = add_up_alike(series[n].outcome, orjson.loads(f"[{counts}]"))
+            rows += [SumRow(level, number, series[n], measure, value) for measure, value in sums.items()]
+        return rows
 
     def exchanges(self, since_us: int, until_us: int) -> list[ExchangeRow]:
         """Return the exchanges of a window, which is widened to whole hours: no rows of them are kept."""

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -42,14 +43,15 @@ EVENTS_SCHEMA = "wiremeter.usage-events/1"
 EVENTS_MAX = 1000
 # Only we write. Whoever else holds the lock (someone at the sqlite3 prompt) gets this long to finish.
 _BUSY_TIMEOUT_S = 2.0
+# With seven columns half of the 999 values that every SQLite takes in one statement.
+_ROWS_A_STATEMENT = 64
 
 
 class LedgerUnusable(Exception):
     """The ledger cannot be opened, read or written; the message says why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class Published(NamedTuple):
     """A record that is committed: what its topic is made of, and the message."""
 
     seq: int
@@ -193,28 +195,41 @@ class LedgerStore:
     def _add_usage(self, arrivals: Sequence[Arrival]) -> tuple[Published, ...]:
         rows: list[tuple[object, ...]] = []
         published: list[Published] = []
-        entries = [each.entry for each in arrivals if isinstance(each.entry, UsageEntry)]
-        for arrival, entry in zip(arrivals, entries, strict=True):
-            self.last_seq += 1
-            series = self._series_id(entry.series)
-            counts = orjson.dumps(entry.usage).decode()
-            source = self._source_id(arrival.source)
-            rows.append((self.last_seq, source, arrival.seq, entry.at_unix_us, series, counts, entry.body.decode()))
-            message = message_from(self.last_seq, entry.body)
-            published.append(
-                Published(seq=self.last_seq, provider=entry.series.provider, model=entry.series.model, message=message)
+        seq = self.last_seq
+        for source, source_seq, entry, _ in arrivals:
+            assert isinstance(entry, UsageEntry)
+            seq += 1
+            at_unix_us, series, usage, body = entry
+            counts = orjson.dumps(usage).decode()
+            rows.append(
+                (seq, self._source_id(source), source_seq, at_unix_us, self._series_id(series), counts, body.decode())
             )
-        self._connection.executemany("INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        sums = add_up((entry.at_unix_us, entry.series, entry.usage) for entry in entries)
-        self._connection.executemany(
-            "INSERT INTO rollup VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
-            " SET total = total + excluded.total, reported = reported + excluded.reported",
+            published.append(Published(seq, series.provider, series.model, message_from(seq, body)))
+        self.last_seq = seq
+        self._insert("INSERT INTO usage VALUES", rows)
+        sums = add_up(entry[:3] for _, _, entry, _ in arrivals if isinstance(entry, UsageEntry))
+        self._insert(
+            "INSERT INTO rollup VALUES",
             [
                 (level, period, self._series_id(series), self._measure_id(measure), value.total, value.reported)
                 for (level, period, series, measure), value in sums.items()
             ],
+            " ON CONFLICT DO UPDATE SET total = total + excluded.total, reported = reported + excluded.reported",
         )
         return tuple(published)
+
+    def _insert(self, insert: str, rows: Sequence[tuple[object, ...]], conflict: str = "") -> None:
+        """
+        Insert many rows with few statements.
+
+        With a statement for each row (`executemany`) the interpreter lock goes to and fro between this thread and the
+        event loop's at every row, and each time that one may keep it for milliseconds.
+        """
+        for first in range(0, len(rows), _ROWS_A_STATEMENT):
+            some = rows[first : first + _ROWS_A_STATEMENT]
+            row = f"({', '.join('?' * len(some[0]))})"
+            statement = f"{insert} {', '.join([row] * len(some))}{conflict}"
+            self._connection.execute(statement, list(chain.from_iterable(some)))
 
     def _add_exchanges(self, entries: Iterable[ExchangeEntry]) -> None:
         self._connection.executemany(

@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 from services.mitm.authority import (
@@ -70,13 +71,17 @@ class Keystore:
         self._contexts: OrderedDict[tuple[str, bool], tuple[ssl.SSLContext, datetime]] = OrderedDict()
         with _locked(config.ca_directory / "lock"):
             self.authority = self._open_authority()
-            system = self._system_certificates()
-            self._publish_bundle(system)
+            self._system = self._system_certificates()
+            self._publish_bundle(self._system)
             self._open_simulator()
-        self.upstream_context = self._make_upstream_context(system, ["http/1.1"])
-        self.http2_upstream_context = self._make_upstream_context(system, ["h2", "http/1.1"])
+        self.upstream_context = self._make_upstream_context(["http/1.1"])
         self.simulator_context = _client_context()
         self.simulator_context.load_verify_locations(config.simulator_directory / "ca.pem")
+
+    @cached_property
+    def http2_upstream_context(self) -> ssl.SSLContext:
+        """The same for HTTP/2. Most processes never need it, and it costs 25 ms and two megabytes."""
+        return self._make_upstream_context(["h2", "http/1.1"])
 
     def server_context(self, host: str, http2: bool = False) -> ssl.SSLContext:
         """Return the context that shows a valid leaf for `host` and speaks HTTP/2, or HTTP/1.1."""
@@ -174,10 +179,10 @@ class Keystore:
             context.load_cert_chain(path)
         return context
 
-    def _make_upstream_context(self, system: list[bytes], protocols: list[str]) -> ssl.SSLContext:
+    def _make_upstream_context(self, protocols: list[str]) -> ssl.SSLContext:
         context = _client_context()
         context.set_alpn_protocols(protocols)
-        context.load_verify_locations(cadata=b"".join(as_pem(c) for c in system).decode("ascii"))
+        context.load_verify_locations(cadata=b"".join(as_pem(c) for c in self._system).decode("ascii"))
         if self._config.upstream_ca_file:
             path = Path(self._config.upstream_ca_file)
             try:

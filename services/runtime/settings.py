@@ -88,7 +88,7 @@ class AccountantSettings:
 
     Attributes:
         usage_endpoint: Where the public usage topic is bound, a loopback `tcp://` address.
-        commit_interval_ms: Records wait at most this long for others to share their commit.
+        commit_interval_ms: Commits begin at least this far apart, so that records that come close together share one.
         batch_records_max: Records in one transaction.
     """
 

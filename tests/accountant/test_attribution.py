@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.accountant.attribution import TURNS_MAX, Attribution
-from services.events.exchange import Client, Timing, UsageRecorded
+from services.events.exchange import Client, Timing, UsageMembers
 from services.events.lifecycle import LanguageServerState, ServerState
 from services.events.turn import FailureKind, StopReason, TurnAccepted, TurnDone, TurnFailed
-from tests.support.records import usage_record
+from tests.support.records import usage_members
 
 ZERO = datetime(2026, 11, 23, 17, 40, tzinfo=UTC)
 
@@ -27,8 +27,8 @@ def done(turn_id: str, second: float, **members: object) -> TurnDone:
     return TurnDone(turn_id=turn_id, number=9, at=at(second), stop_reason=StopReason.END, **members)  # type: ignore[arg-type]
 
 
-def record(second: float, **members: object) -> UsageRecorded:
-    return usage_record(timing=Timing(started_at=at(second)), **members)
+def record(second: float, **members: object) -> UsageMembers:
+    return usage_members(timing=Timing(started_at=at(second)), **members)
 
 
 def told(*events: object) -> Attribution:
@@ -47,7 +47,7 @@ def state(uid: int, way: str = "redirect", label: str = "antigravity") -> Langua
 def test_a_redirected_connection_has_the_label_of_its_user() -> None:
     """The language server has a user of its own."""
     found = told(state(998)).attribute(record(0, client=Client(uid=998, pid=5)))
-    assert found.client == Client(uid=998, pid=5, label="antigravity")
+    assert found["client"] == record(0, client=Client(uid=998, pid=5, label="antigravity"))["client"]
 
 
 @pytest.mark.parametrize("client", [Client(uid=1000), Client(uid=None), Client(uid=998, label="mine")])
@@ -59,81 +59,81 @@ def test_others_keep_what_they_have(client: Client) -> None:
 
 def test_a_language_server_that_shares_our_user_names_itself() -> None:
     """Through CONNECT whoever does not is another program of the same user."""
-    assert told(state(1000, "connect")).attribute(record(0, client=Client(uid=1000))).client.label is None
+    assert told(state(1000, "connect")).attribute(record(0, client=Client(uid=1000)))["client"]["label"] is None
 
 
 def test_a_user_that_the_language_server_has_left_is_nobodys() -> None:
     """It was started again as another."""
     attribution = told(state(998), state(999))
-    assert attribution.attribute(record(0, client=Client(uid=998))).client.label is None
+    assert attribution.attribute(record(0, client=Client(uid=998)))["client"]["label"] is None
 
 
 @pytest.mark.parametrize(("second", "turn_id"), [(-1, None), (0, "t"), (5, "t"), (11.9, "t"), (12.1, None)])
 def test_a_record_belongs_to_the_turn_that_was_under_way(second: float, turn_id: str | None) -> None:
     """From its start to two seconds after its end."""
-    assert told(accepted("t", 0), done("t", 10)).attribute(record(second)).turn_id == turn_id
+    assert told(accepted("t", 0), done("t", 10)).attribute(record(second))["turn_id"] == turn_id
 
 
 def test_a_failed_turn_ends_too() -> None:
     """Its exchanges were spent all the same."""
     failed = TurnFailed(turn_id="t", number=1, at=at(10), kind=FailureKind.UPSTREAM, message="quota")
     attribution = told(accepted("t", 0), failed)
-    assert attribution.attribute(record(5)).turn_id == "t"
-    assert attribution.attribute(record(50)).turn_id is None
+    assert attribution.attribute(record(5))["turn_id"] == "t"
+    assert attribution.attribute(record(50))["turn_id"] is None
 
 
 def test_two_turns_at_once_leave_it_open() -> None:
     """A guess would be wrong half of the time."""
-    assert told(accepted("t", 0), accepted("u", 1)).attribute(record(5)).turn_id is None
+    assert told(accepted("t", 0), accepted("u", 1)).attribute(record(5))["turn_id"] is None
 
 
 def test_a_turn_that_goes_on_is_preferred_to_one_that_is_over() -> None:
     """Turns follow each other faster than the grace lasts."""
-    assert told(accepted("t", 0), done("t", 4), accepted("u", 4.5)).attribute(record(5)).turn_id == "u"
+    assert told(accepted("t", 0), done("t", 4), accepted("u", 4.5)).attribute(record(5))["turn_id"] == "u"
 
 
 def test_response_ids_decide() -> None:
     """Whatever the times say."""
     attribution = told(accepted("t", 0), done("t", 1, response_ids=("r1",)), accepted("u", 5))
-    assert attribution.attribute(record(6, response_id="r1")).turn_id == "t"
-    assert attribution.attribute(record(6, response_id="r2")).turn_id == "u"
+    assert attribution.attribute(record(6, response_id="r1"))["turn_id"] == "t"
+    assert attribution.attribute(record(6, response_id="r2"))["turn_id"] == "u"
 
 
 def test_conversations_tell_turns_apart() -> None:
     """Two at once, each with its own; within one, the later turn."""
     attribution = told(accepted("t", 0, conversation_id="c"), accepted("u", 0, conversation_id="d"))
-    assert attribution.attribute(record(5, conversation_id="c")).turn_id == "t"
-    assert attribution.attribute(record(5, conversation_id="d")).turn_id == "u"
-    assert attribution.attribute(record(5, conversation_id="e")).turn_id is None
+    assert attribution.attribute(record(5, conversation_id="c"))["turn_id"] == "t"
+    assert attribution.attribute(record(5, conversation_id="d"))["turn_id"] == "u"
+    assert attribution.attribute(record(5, conversation_id="e"))["turn_id"] is None
     attribution = told(accepted("t", 0, conversation_id="c"), done("t", 4), accepted("u", 4.5, conversation_id="c"))
-    assert attribution.attribute(record(5, conversation_id="c")).turn_id == "u"
+    assert attribution.attribute(record(5, conversation_id="c"))["turn_id"] == "u"
 
 
 def test_a_conversation_may_be_told_late() -> None:
     """When the acceptance is said again, or at the end."""
     attribution = told(accepted("t", 0), accepted("t", 3, conversation_id="c"), accepted("u", 0))
-    assert attribution.attribute(record(5, conversation_id="c")).turn_id == "t"
+    assert attribution.attribute(record(5, conversation_id="c"))["turn_id"] == "t"
 
 
 def test_other_labels_have_no_part_in_it() -> None:
     """Nor have records without one."""
     attribution = told(accepted("t", 0))
-    assert attribution.attribute(record(5, client=Client(label="other"))).turn_id is None
-    assert attribution.attribute(record(5, client=Client())).turn_id is None
+    assert attribution.attribute(record(5, client=Client(label="other")))["turn_id"] is None
+    assert attribution.attribute(record(5, client=Client()))["turn_id"] is None
 
 
 def test_a_turn_that_never_ends_is_over_after_an_hour() -> None:
     """Its runner died; later calls are not its."""
     attribution = told(accepted("t", 0))
-    assert attribution.attribute(record(3599)).turn_id == "t"
-    assert attribution.attribute(record(3601)).turn_id is None
+    assert attribution.attribute(record(3599))["turn_id"] == "t"
+    assert attribution.attribute(record(3601))["turn_id"] is None
 
 
 def test_only_so_many_turns_are_remembered() -> None:
     """The oldest are forgotten."""
     attribution = told(*(accepted(str(n), n, label=str(n)) for n in range(TURNS_MAX + 1)))
-    assert attribution.attribute(record(5, client=Client(label="0"))).turn_id is None
-    assert attribution.attribute(record(5, client=Client(label="1"))).turn_id == "1"
+    assert attribution.attribute(record(5, client=Client(label="0")))["turn_id"] is None
+    assert attribution.attribute(record(5, client=Client(label="1")))["turn_id"] == "1"
 
 
 @given(st.text(max_size=30))
@@ -145,17 +145,17 @@ def test_times_that_are_none_are_passed_over(text: str) -> None:
         TurnDone(turn_id="u", number=1, at=text, stop_reason=StopReason.END),
         "something else",
     )
-    attribution.attribute(usage_record(timing=Timing(started_at=text)))
+    attribution.attribute(usage_members(timing=Timing(started_at=text)))
 
 
 def test_a_turn_that_is_set_already_stays() -> None:
     """And nothing is known of an empty memory."""
-    assert told(accepted("t", 0)).attribute(record(5, turn_id="u")).turn_id == "u"
-    assert told(done("t", 0)).attribute(record(0)).turn_id is None
+    assert told(accepted("t", 0)).attribute(record(5, turn_id="u"))["turn_id"] == "u"
+    assert told(done("t", 0)).attribute(record(0))["turn_id"] is None
 
 
 def test_a_turn_that_waited_begins_when_it_is_accepted_again() -> None:
     """While it waited, what was on the wire belonged to the one before it."""
     attribution = told(accepted("first", 0), accepted("second", 1), done("first", 5), accepted("second", 6))
-    assert attribution.attribute(record(3, client=Client(label="antigravity"))).turn_id == "first"
-    assert attribution.attribute(record(8, client=Client(label="antigravity"))).turn_id == "second"
+    assert attribution.attribute(record(3, client=Client(label="antigravity")))["turn_id"] == "first"
+    assert attribution.attribute(record(8, client=Client(label="antigravity")))["turn_id"] == "second"

@@ -5,16 +5,16 @@ import pytest
 from services.accountant.intake import Intake
 from services.bus.delivery import ExchangeBatch, HeldEpoch, LeftBehind
 from services.events.codec import encode, read_object
-from services.events.exchange import UsageRecorded
+from services.events.exchange import UsageMembers
 from services.ledger.entry import ExchangeEntry, GapEntry, RefusedEntry, Source, Superseding, UsageEntry
-from tests.support.records import exchange_record, usage_json, usage_record
+from tests.support.records import exchange_record, usage_json, usage_members
 
 EPOCH = "e" * 32
 SOURCE = Source("mitm-0", EPOCH)
 GOOD = read_object(usage_json())
 
 
-def same(record: UsageRecorded) -> UsageRecorded:
+def same(record: UsageMembers) -> UsageMembers:
     return record
 
 
@@ -71,7 +71,7 @@ def test_memory_is_bounded() -> None:
 
 def test_each_kind_of_record_becomes_its_entry() -> None:
     """Usage rows, counted exchanges, and what cannot be read."""
-    taken = Intake(lambda record: usage_record("changed"), pending_max=100)
+    taken = Intake(lambda record: usage_members("changed"), pending_max=100)
     taken.take(batch(1, GOOD, read_object(encode(exchange_record())), {"schema": "wiremeter.unreadable/1"}))
     usage, exchange, refused = (arrival.entry for arrival in taken.pending)
     assert isinstance(usage, UsageEntry)

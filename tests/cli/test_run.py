@@ -18,7 +18,7 @@ from services.ledger.entry import Arrival, Source, usage_entry
 from services.ledger.store import LedgerStore
 from services.runtime.settings import Settings
 from services.runtime.state import StateDirectory
-from tests.support.records import usage_record
+from tests.support.records import members_of, usage_record
 
 SETTINGS = Settings()
 
@@ -171,7 +171,7 @@ def ledger_of(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> Callabl
                 named = (Client(uid=1, run=run_id) if client.run == "this" else client for client in clients)
                 records = (usage_record(str(n), at=moment(), client=client) for n, client in enumerate(named))
                 arrivals = [
-                    Arrival(source=Source("mitm-0", "e"), seq=n, entry=usage_entry(each))
+                    Arrival(source=Source("mitm-0", "e"), seq=n, entry=usage_entry(members_of(each)))
                     for n, each in enumerate(records, 1)
                 ]
                 store.commit(arrivals)

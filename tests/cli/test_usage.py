@@ -13,6 +13,7 @@ from services.events.exchange import Timing, UsageRecorded
 from services.events.usage import Outcome
 from services.ledger.entry import Arrival, Source, usage_entry
 from services.ledger.store import LedgerStore
+from tests.support.records import members_of
 
 SOURCE = Source("mitm-0", "0" * 32)
 
@@ -40,7 +41,9 @@ def ledger(tmp_path: Path) -> Iterator[Path]:
         record("2026-11-22T12:30:00.000000Z", "late", input_tokens=1000, output_tokens=20, reasoning_output_tokens=5),
     ]
     with closing(LedgerStore(tmp_path / "ledger.sqlite3")) as store:
-        store.commit([Arrival(source=SOURCE, seq=n, entry=usage_entry(each)) for n, each in enumerate(records, 1)])
+        store.commit(
+            [Arrival(source=SOURCE, seq=n, entry=usage_entry(members_of(each))) for n, each in enumerate(records, 1)]
+        )
     yield tmp_path / "ledger.sqlite3"
 
 

@@ -16,6 +16,7 @@ from services.frontproxy.store import LedgerDesk
 from services.ledger.entry import Arrival, Source, usage_entry
 from services.ledger.store import LedgerStore, LedgerUnusable
 from tests.support.front import Front, front
+from tests.support.records import members_of
 
 NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 RECORD = UsageRecorded(
@@ -39,7 +40,9 @@ def fill(path: Path, count: int) -> None:
     ledger = LedgerStore(path)
     source = Source("mitm-0", "0" * 32)
     records = [dataclasses.replace(RECORD, event_id=f"e{number}") for number in range(1, count + 1)]
-    ledger.commit([Arrival(source=source, seq=n, entry=usage_entry(each)) for n, each in enumerate(records, 1)])
+    ledger.commit(
+        [Arrival(source=source, seq=n, entry=usage_entry(members_of(each))) for n, each in enumerate(records, 1)]
+    )
     ledger.close()
 
 

@@ -18,13 +18,13 @@ from services.ledger.entry import (
     message_from,
     usage_entry,
 )
-from tests.support.records import exchange_record, usage_record
+from tests.support.records import exchange_record, members_of, usage_members, usage_record
 
 
 def test_a_record_is_published_as_it_is_kept_with_its_number_second() -> None:
     """Schema, seq, then the record as mitm wrote it."""
     record = usage_record()
-    entry = usage_entry(record)
+    entry = usage_entry(members_of(record))
     message = message_from(812, entry.body)
     assert message.startswith(b'{"schema":"wiremeter.usage/1","seq":812,"event_id":"01JDUSAGE",')
     assert orjson.loads(message) == members_from(812, entry.body)
@@ -34,7 +34,7 @@ def test_a_record_is_published_as_it_is_kept_with_its_number_second() -> None:
 def test_a_row_knows_its_time_and_its_series() -> None:
     """Microseconds since 1970; names that are empty are none."""
     record = usage_record(model="", client=Client(uid=998, label=""), outcome=Outcome.ERROR)
-    entry = usage_entry(record)
+    entry = usage_entry(members_of(record))
     assert entry.at_unix_us == 1_795_455_611_123_456
     assert entry.series == Series("gcp.gen_ai", None, None, 998, "error")
 
@@ -44,7 +44,7 @@ def test_any_offset_is_the_same_moment(moment: object) -> None:
     """`at` need not be UTC to be right."""
     entry_or_none = None
     try:
-        entry_or_none = usage_entry(usage_record(at=moment.isoformat()))  # type: ignore[attr-defined]
+        entry_or_none = usage_entry(usage_members(at=moment.isoformat()))  # type: ignore[attr-defined]
     except EntryInvalid:
         assert not 2000 < moment.year < 8999  # type: ignore[attr-defined]
     if entry_or_none is not None:
@@ -55,20 +55,20 @@ def test_any_offset_is_the_same_moment(moment: object) -> None:
 def test_a_record_without_a_time_is_refused(at: str) -> None:
     """No offset is no moment; a clock that is off by ages is damage."""
     with pytest.raises(EntryInvalid, match="^at "):
-        usage_entry(usage_record(at=at))
+        usage_entry(usage_members(at=at))
 
 
 @pytest.mark.parametrize("count", [COUNT_MAX + 1, -COUNT_MAX - 1, float("inf"), float("nan")])
 def test_counts_that_no_response_has_are_refused(count: float) -> None:
     """Sums must not overflow."""
     with pytest.raises(EntryInvalid, match="^count input_tokens exceeds"):
-        usage_entry(usage_record(usage={"input_tokens": count}))
+        usage_entry({**usage_members(), "usage": {"input_tokens": count}})
 
 
 def test_a_user_that_cannot_be_is_refused() -> None:
     """The ledger's columns are 64 bits wide."""
     with pytest.raises(EntryInvalid, match="uid"):
-        usage_entry(usage_record(client=Client(uid=1 << 70)))
+        usage_entry({**usage_members(), "client": {"uid": 1 << 70, "label": None}})
 
 
 @pytest.mark.parametrize(("status", "status_class"), [(200, 2), (404, 4), (None, None), (101, 1)])

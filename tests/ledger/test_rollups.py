@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from services.ledger.entry import ExchangeEntry, ExchangeSeries, Series
 from services.ledger.periods import KEPT, Level, period_of
-from services.ledger.rollups import Sum, add_up, add_up_at, add_up_exchanges, measures
+from services.ledger.rollups import Sum, add_up, add_up_alike, add_up_at, add_up_exchanges
+from tests.support.records import measures
 
 SERIES = st.builds(
     Series,
@@ -37,10 +38,11 @@ def test_every_level_has_the_sums_of_its_rows(rows: list[tuple[int, Series, dict
 
 def test_a_record_says_what_its_counts_are_worth() -> None:
     """A lower bound when it was broken off, unknown when it reported nothing."""
-    assert list(measures("ok", {"input_tokens": 0})) == [("#responses", 1), ("input_tokens", 0)]
-    assert list(measures("truncated", {"input_tokens": 5})) == [("#responses", 1), ("#bounds", 1), ("input_tokens", 5)]
-    assert list(measures("truncated", {})) == [("#responses", 1), ("#unknown", 1)]
-    assert list(measures("no_usage", {})) == [("#responses", 1), ("#unknown", 1)]
+    one = Sum(1, 1)
+    assert add_up_alike("ok", [{"input_tokens": 0}]) == {"#responses": one, "input_tokens": Sum(0, 1)}
+    assert add_up_alike("truncated", [{"x": 5}]) == {"#responses": one, "#bounds": one, "x": Sum(5, 1)}
+    assert add_up_alike("truncated", [{}]) == {"#responses": one, "#unknown": one}
+    assert add_up_alike("no_usage", [{}]) == {"#responses": one, "#unknown": one}
 
 
 def test_a_count_that_was_not_reported_has_no_sum() -> None:

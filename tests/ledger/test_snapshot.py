@@ -12,10 +12,9 @@ from services.events.exchange import Client
 from services.events.usage import Outcome
 from services.ledger.entry import Arrival, Source, exchange_entry, usage_entry
 from services.ledger.periods import HOUR_US
-from services.ledger.rollups import measures
 from services.ledger.store import LedgerReader, LedgerStore
 from services.ledger.window import text_from
-from tests.support.records import exchange_record, usage_record
+from tests.support.records import exchange_record, measures, usage_members
 
 # Forty days around a change of month; many on the borders of hours and days.
 FIRST_US = int(datetime(2026, 1, 15, tzinfo=UTC).timestamp()) * 1_000_000
@@ -53,7 +52,7 @@ def test_a_report_has_the_sums_of_the_rows_in_its_window(
             source=Source("mitm-0", "e"),
             seq=number,
             entry=usage_entry(
-                usage_record(
+                usage_members(
                     str(number),
                     at=text_from(at),
                     model=model,

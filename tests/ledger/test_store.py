@@ -18,7 +18,7 @@ from services.events.usage import Outcome
 from services.ledger.entry import Arrival, GapEntry, RefusedEntry, Source, Superseding, exchange_entry, usage_entry
 from services.ledger.store import LedgerReader, LedgerStore, LedgerUnusable
 from services.ledger.window import LedgerQueryInvalid
-from tests.support.records import exchange_record, usage_record
+from tests.support.records import exchange_record, members_of, usage_members, usage_record
 
 ONE, TWO = Source("mitm-0", "1" * 32), Source("mitm-1", "2" * 32)
 NOW = 1_795_455_700.0
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 def arrivals(source: Source, first: int, end: int) -> list[Arrival]:
     return [
-        Arrival(source=source, seq=seq, entry=usage_entry(usage_record(f"{source.publisher}:{seq}")))
+        Arrival(source=source, seq=seq, entry=usage_entry(usage_members(f"{source.publisher}:{seq}")))
         for seq in range(first, end)
     ]
 
@@ -102,7 +102,7 @@ def test_an_unfinished_exchange_is_dropped_when_its_finished_record_is_there(pat
 
     def derived(seq: int, of: int) -> Arrival:
         exchange_id = f"exchange-mitm-0:{of}"
-        entry = usage_entry(usage_record(f"left:{seq}", exchange_id=exchange_id, outcome=Outcome.TRUNCATED))
+        entry = usage_entry(usage_members(f"left:{seq}", exchange_id=exchange_id, outcome=Outcome.TRUNCATED))
         unless = Superseding(source=ONE, after=3, exchange_id=exchange_id)
         return Arrival(source=left, seq=seq, entry=entry, unless=unless)
 
@@ -268,7 +268,7 @@ def test_a_window_of_minutes_is_read_from_rows(path: Path) -> None:
     store = LedgerStore(path)
     records = [usage_record(str(second), at=f"2026-11-23T17:00:{second:02}Z") for second in (5, 59)]
     records.append(usage_record("next", at="2026-11-23T17:01:00Z"))
-    store.commit([Arrival(source=ONE, seq=n, entry=usage_entry(each)) for n, each in enumerate(records, 1)])
+    store.commit([Arrival(source=ONE, seq=n, entry=usage_entry(members_of(each))) for n, each in enumerate(records, 1)])
     store.commit([Arrival(source=ONE, seq=4, entry=exchange_entry(exchange_record()))])
     store.close()
     start = 1_795_453_200  # 17:00:00
@@ -301,7 +301,9 @@ def test_the_report_of_a_run_has_its_records_alone(path: Path) -> None:
         usage_record("over before", at="2026-11-23T11:59:59.999999Z", client=clients["ours"]),
     ]
     with closing(LedgerStore(path)) as store:
-        store.commit([Arrival(source=ONE, seq=n, entry=usage_entry(each)) for n, each in enumerate(records, 1)])
+        store.commit(
+            [Arrival(source=ONE, seq=n, entry=usage_entry(members_of(each))) for n, each in enumerate(records, 1)]
+        )
     reader = LedgerReader(path)
     begin = datetime(2026, 11, 23, 12, tzinfo=UTC)
     report: Any = reader.run_report("01KRUN", begin)

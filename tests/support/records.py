@@ -1,9 +1,11 @@
 """Records as mitm makes them, for tests of what happens to them afterwards."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
-from services.events.codec import encode
-from services.events.exchange import ByteCount, Client, ExchangeCounted, Timing, UsageRecorded
+from services.events.codec import checked, encode, read_object
+from services.events.exchange import ByteCount, Client, ExchangeCounted, Timing, UsageMembers, UsageRecorded
 from services.events.usage import Outcome
 
 AT = "2026-11-23T17:40:11.123456Z"
@@ -50,3 +52,23 @@ def exchange_record(event_id: str = "01JDCOUNT", **members: object) -> ExchangeC
 def usage_json(event_id: str = "01JDUSAGE", **members: object) -> bytes:
     """Return such a record as the bus carries it."""
     return encode(usage_record(event_id, **members))
+
+
+def members_of(record: UsageRecorded) -> UsageMembers:
+    """Return a record as the accountant checks it."""
+    return cast(UsageMembers, checked(UsageRecorded, read_object(encode(record))))
+
+
+def usage_members(event_id: str = "01JDUSAGE", **members: Any) -> UsageMembers:
+    """Return such a record as the accountant checks it."""
+    return members_of(usage_record(event_id, **members))
+
+
+def measures(outcome: str, usage: Mapping[str, int | float]) -> Iterator[tuple[str, int | float]]:
+    """Yield what one record adds to the sums: the rule, for one record at a time."""
+    yield "#responses", 1
+    if not usage:
+        yield "#unknown", 1
+    elif outcome == "truncated":
+        yield "#bounds", 1
+    yield from usage.items()

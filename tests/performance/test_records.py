@@ -1,0 +1,101 @@
+"""What a record takes between mitm and the ledger, counted: system calls, statements, calls. It stays what it is."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import orjson
+
+from bench.records import record
+from services.accountant.intake import Intake
+from services.bus.delivery import ExchangeBatch, batch_from, encode_batch
+from services.bus.journal import Journal
+from services.events.codec import encode
+from services.ledger.store import LedgerStore
+from tests.support.call_counts import calls_of, system_calls_of
+
+BATCH = 64
+BATCHES = 10
+# Calls of one record: a fifth more is a finding; so is a third less, then the number is no guard any longer.
+JOURNAL_CALLS = 21
+INTAKE_CALLS = 93
+COMMIT_CALLS = 30
+# Of what a batch writes besides its rows: series, measures and sums of three levels.
+STATEMENTS_OF_SUMS_MAX = 4
+
+
+def is_as_ever(calls: float, expected: float) -> bool:
+    return expected * 0.67 < calls < expected * 1.2
+
+
+@contextmanager
+def open_journal(folder: Path) -> Iterator[Journal]:
+    journal = Journal.open(folder, "mitm-0")
+    try:
+        yield journal
+    finally:
+        journal.close(0)
+
+
+def batch(first: int) -> ExchangeBatch:
+    data = [encode(record(first + number)) for number in range(BATCH)]
+    return batch_from(orjson.loads(encode_batch("mitm-0", "0" * 32, first, data)))
+
+
+def taken(intake: Intake, batches: int) -> None:
+    for number in range(batches):
+        intake.take(batch(1 + number * BATCH))
+
+
+def test_an_entry_of_the_journal_is_one_write_and_nothing_else(tmp_path: Path) -> None:
+    """No entry waits for the disk, none is written in two pieces, whatever it holds."""
+    data = encode(record(1))
+    with open_journal(tmp_path) as journal:
+        assert system_calls_of(lambda: journal.start("x", data)) == {"write": 1}
+        assert system_calls_of(lambda: journal.progress("x", b'{"model":"m"}')) == {"write": 1}
+        assert system_calls_of(lambda: journal.finish("x", [data] * 5)) == {"write": 1}
+
+
+def test_an_entry_of_the_journal_takes_as_many_calls_as_ever(tmp_path: Path) -> None:
+    """Start and finish of a hundred exchanges that are open at once."""
+    data, names = encode(record(1)), [str(number) for number in range(100)]
+    with open_journal(tmp_path) as journal:
+        assert is_as_ever(calls_of(lambda: [journal.start(name, data) for name in names]) / 100, JOURNAL_CALLS)
+        assert is_as_ever(calls_of(lambda: [journal.finish(name, [data]) for name in names]) / 100, JOURNAL_CALLS)
+
+
+def test_a_record_is_taken_with_as_many_calls_as_ever() -> None:
+    """Checked, attributed, made a row."""
+    intake = Intake(lambda record: record, pending_max=10_000)
+    taken(intake, 1)  # what is found out once is known now
+    batches = [batch(1 + number * BATCH) for number in range(1, 1 + BATCHES)]
+    calls = calls_of(lambda: [intake.take(each) for each in batches])
+    assert len(intake.pending) == (1 + BATCHES) * BATCH
+    assert is_as_ever(calls / BATCHES / BATCH, INTAKE_CALLS)
+
+
+def test_a_batch_is_one_transaction_of_few_statements(tmp_path: Path) -> None:
+    """One wait for the disk, and a statement for each 64 rows: not for each row, not for each count."""
+    intake = Intake(lambda record: record, pending_max=10_000)
+    taken(intake, 1 + BATCHES)
+    with closing(LedgerStore(tmp_path / "ledger.sqlite3")) as store:
+        store.commit(intake.hand_out(BATCH))  # series and measures are known now
+        arrivals = intake.hand_out(BATCH * BATCHES)
+        statements: list[str] = []
+        store._connection.set_trace_callback(statements.append)
+        store.commit(arrivals)
+        store._connection.set_trace_callback(None)
+    kinds = Counter(" ".join(statement.split()[:3]) for statement in statements)
+    assert kinds.pop("INSERT INTO rollup") <= STATEMENTS_OF_SUMS_MAX
+    assert kinds == {"BEGIN IMMEDIATE": 1, "INSERT INTO usage": BATCHES, "UPDATE source SET": 1, "COMMIT": 1}
+
+
+def test_a_record_is_committed_with_as_many_calls_as_ever(tmp_path: Path) -> None:
+    """Rows, sums, messages."""
+    intake = Intake(lambda record: record, pending_max=10_000)
+    taken(intake, 1 + BATCHES)
+    with closing(LedgerStore(tmp_path / "ledger.sqlite3")) as store:
+        store.commit(intake.hand_out(BATCH))
+        arrivals = intake.hand_out(BATCH * BATCHES)
+        assert is_as_ever(calls_of(lambda: store.commit(arrivals)) / BATCHES / BATCH, COMMIT_CALLS)
