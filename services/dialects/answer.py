@@ -7,7 +7,8 @@ stream of another framing that the dialect brings; an answer of status 400 and a
 answer ends as exactly one `Outcome`.
 
 Rules
-  * The content type is believed when it says event stream, otherwise the first byte decides: gateways mislabel.
+  * The first byte decides between events and JSON: gateways mislabel, and send errors as JSON under any type. What
+    could be neither is believed to be what the content type says.
   * An event that the end of the body interrupts counts if it is a whole JSON object (some providers leave out the
     last empty line), and not otherwise (an aborted stream).
   * A bare JSON error between the events of a stream, without `data:`, is an error (Google).
@@ -19,11 +20,9 @@ has to be sure: looking into bytes chooses candidates, the JSON parser decides.
 
 from typing import Protocol
 
-import orjson
-
-from services.dialects.counts import error_name_of, object_of, objects_of
+from services.dialects.counts import error_name_of, json_of, object_of, objects_of
 from services.dialects.dialect import Call, RequestFacts
-from services.dialects.framings import StreamFraming
+from services.dialects.framings import EVENT_STREAM_STARTS, StreamFraming
 from services.events.usage import Counts, Outcome, ResponseUsage
 from services.wire.errors import WireError
 from services.wire.json_stream import BYTE_ORDER_MARK, WHITE_SPACE, JsonElementReader
@@ -111,7 +110,7 @@ class AnswerReader:
         self._elements = JsonElementReader()
         self._is_event_stream = self._content_type == "text/event-stream"
         self._framing = framing
-        self._split = self._events.feed_data if self._is_event_stream else self._split_by_first_byte
+        self._split = self._split_by_first_byte
         self._failure: str | None = None
 
     def feed(self, data: bytes) -> bool:
@@ -128,8 +127,8 @@ class AnswerReader:
         # The elements of an array are all parsed: among them something that is not JSON is a fault.
         for text in self._tally.worth_parsing(texts) if self._is_stream else texts:
             try:
-                message = orjson.loads(text)
-            except orjson.JSONDecodeError:
+                message = json_of(text)
+            except ValueError:
                 self._note_garbled()
                 continue
             if type(message) is dict and self._tally.read(message):
@@ -166,8 +165,9 @@ class AnswerReader:
         if not start:
             return []
         if start[:1] in b"{[":
+            self._is_event_stream = False
             self._split = self._elements.feed
-        elif start[:1] in b"dei:r":  # of the fields of an event stream, and of its comments
+        elif self._is_event_stream or start[:1] in EVENT_STREAM_STARTS:
             self._is_event_stream = True
             self._split = self._events.feed_data
         else:
@@ -296,8 +296,8 @@ def _errors_in(text: bytes) -> list[object]:
     if text.strip(WHITE_SPACE)[:1] not in (b"{", b"["):
         return []
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = json_of(text)
+    except ValueError:
         return []
     messages = objects_of(value) if isinstance(value, list) else [object_of(value)]
     return [message["error"] for message in messages if message.get("error")]
@@ -305,7 +305,7 @@ def _errors_in(text: bytes) -> list[object]:
 
 def _json_object(text: bytes) -> dict[str, object] | None:
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = json_of(text)
+    except ValueError:
         return None
     return value if type(value) is dict else None

@@ -14,6 +14,7 @@ Counts     input_tokens                  neither read from nor written to a cach
            output_tokens                 everything, thinking included
            output_tokens_details         thinking_tokens, part of output
            server_tool_use               requests of server-side tools
+           cost                          only OpenRouter's
 
            So input = the three together.
 
@@ -35,6 +36,7 @@ from dataclasses import replace
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
 from services.dialects.counts import (
     anomalies_of,
+    cost_of,
     count_of,
     error_name_of,
     name_of,
@@ -201,6 +203,7 @@ def _counts_of(usage: dict[str, object]) -> Counts:
             "reasoning_output_tokens": count_of(object_of(usage.get("output_tokens_details")).get("thinking_tokens")),
             **_by_lifetime(object_of(usage.get("cache_creation")), written),
             **_server_tools(object_of(usage.get("server_tool_use"))),
+            "cost": cost_of(usage.get("cost")),
         }
     )
 

@@ -17,8 +17,8 @@ Formats    Told apart by their shape, for an inference profile's ARN hides the v
 Metrics    What every vendor has in common: the headers `x-amzn-bedrock-input-token-count` and `-output-token-count` of
            whole answers, and `amazon-bedrock-invocationMetrics` in the last chunk of a stream; the cache counts stand
            beside the input there. They fill in for what the vendor's own format does not say; where both speak the
-           vendor's word counts (the metrics of a few Claude streams are lower). For embeddings an output of 0 says
-           that there is none, and is left out.
+           vendor's word counts (the metrics of a few Claude streams are lower). For embeddings, which the model's
+           name or the answer's members give away, an output of 0 says that there is none, and is left out.
 Names      The body's own id and model; an answer without id has that of the header `x-amzn-requestid`.
 End        Anthropic's `message_stop`, Nova's `metadata`, or the metrics: behind these nothing comes. Where there are no
            metrics a finish reason has to do, and then the transfer must have ended as it should.
@@ -63,6 +63,7 @@ ANTHROPIC_TYPES = frozenset(
     " ping error".split()
 )
 NOVA_MEMBERS = frozenset("output messageStart contentBlockStart contentBlockStop messageStop metadata".split())
+EMBEDDING_MEMBERS = frozenset({"embedding", "embeddings", "embeddingsByType"})
 NOVA_SILENT_PREFIX = b'{"contentBlockDelta":'
 
 # How the payload of a chunk begins whose JSON begins silently: such a chunk is not even decoded. A letter of base64
@@ -130,6 +131,7 @@ class InvokeTally:
         self._request_id = name_of(headers.get(REQUEST_ID_HEADER))
         self._metrics = _metrics_in_head(headers)
         self._has_metrics = False
+        self._operation = call.operation or OPERATION
         self._error_type: str | None = None
         self.is_blocked = False
 
@@ -150,7 +152,7 @@ class InvokeTally:
         return texts  # the framing has left out what says nothing
 
     def read(self, message: dict[str, object]) -> bool:
-        reading = self._reading
+        reading, operation = self._reading, self._operation
         metrics = message.get(METRICS)
         if type(metrics) is dict:
             self._has_metrics = True
@@ -161,7 +163,10 @@ class InvokeTally:
             self._reading = self._nova
         elif message.get("error"):
             self.fail(message["error"])
-        return self._reading.read(message) or self._reading is not reading or metrics is not None
+        elif not EMBEDDING_MEMBERS.isdisjoint(message):
+            self._operation = EMBEDDINGS
+        is_another = self._reading is not reading or self._operation != operation
+        return self._reading.read(message) or is_another or metrics is not None
 
     def counts(self) -> Counts:
         own = self._reading.counts()
@@ -169,7 +174,7 @@ class InvokeTally:
         for whole in ("input_tokens", "output_tokens"):
             if whole not in own:
                 filled |= {name: count for name, count in self._metrics.items() if name.endswith(whole)}
-        if self._call.operation == EMBEDDINGS and filled.get("output_tokens") == 0:
+        if self._operation == EMBEDDINGS and filled.get("output_tokens") == 0:
             del filled["output_tokens"]
         return filled
 
@@ -187,7 +192,7 @@ class InvokeTally:
         return replace(
             said,
             counts=counts,
-            operation=self._call.operation or OPERATION,
+            operation=self._operation,
             response_id=said.response_id or self._request_id,
             error_type=self.error_type,
             anomalies=anomalies_of(counts),

@@ -205,7 +205,12 @@ def response_reader(call: Call, status: int, content_type: str, facts: RequestFa
     """Return a reader for one answer."""
     if status >= FIRST_ERROR_STATUS:
         return ErrorAnswerReader(call, status, facts)
-    return AnswerReader(CohereTally(call, facts), content_type, end_is_final=True, framing=json_lines(content_type))
+    return AnswerReader(
+        CohereTally(call, facts),
+        content_type,
+        end_is_final=True,
+        framing=json_lines(content_type, is_streaming=facts.stream),
+    )
 
 
 CHAT = Dialect(

@@ -5,12 +5,20 @@ Whatever has another type than expected is as if it were not there. Nothing is r
 arithmetic is published as it came, and named.
 """
 
+import json
+import math
+import re
 from collections.abc import Mapping
+
+import orjson
 
 from services.events.usage import Counts
 
 # JSON numbers beyond this lose digits in other people's parsers, and no response ever used as many tokens.
 COUNT_MAX = 2**53
+
+# Half of a pair, written as an escape. A provider that cuts its answer into tokens may cut a character in two.
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 # Ids and model names are short; Bedrock's inference profiles, the longest, have 150 characters.
 NAME_CHARACTERS_MAX = 1024
@@ -24,6 +32,36 @@ PARTS_OF_A_WHOLE = (
     ("modalities_exceed_input", "input_tokens", tuple(f"{modality}_input_tokens" for modality in MODALITIES)),
     ("modalities_exceed_output", "output_tokens", tuple(f"{modality}_output_tokens" for modality in MODALITIES)),
 )
+
+
+def json_of(text: bytes) -> object:
+    """
+    Parse one JSON text, also one that only the strict parser refuses.
+
+    Answers of models have such texts in strings and log probabilities, beside counts that are right: half a surrogate
+    pair, bytes that are not UTF-8 (which a client's decoder replaces), `NaN` and `Infinity` (as Python writes them). In
+    what is returned, these are replacement characters and None.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _json_of_lenient(text)
+
+
+def _json_of_lenient(text: bytes) -> object:
+    readable = _SURROGATE_ESCAPE.sub(rb"\\ufffd", text).decode("utf-8", "replace")
+    try:
+        return json.loads(readable, parse_constant=lambda _: None, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deeply") from error
+
+
+def _finite(number: str) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
 
 
 def count_of(value: object) -> int | None:
@@ -48,6 +86,11 @@ def object_of(value: object) -> dict[str, object]:
 def objects_of(value: object) -> list[dict[str, object]]:
     """Return the JSON objects in `value` if it is an array, else none."""
     return [item for item in value if type(item) is dict] if type(value) is list else []
+
+
+def cost_of(value: object) -> int | float | None:
+    """Return a cost where it is a number; Perplexity's is an object of several."""
+    return value if type(value) is int or type(value) is float else None
 
 
 def without_absent(counts: Mapping[str, int | float | None]) -> dict[str, int | float]:

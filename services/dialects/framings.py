@@ -12,9 +12,16 @@ from typing import Protocol
 import orjson
 
 from services.wire.eventstream import EventStreamMessage, EventStreamReader
-from services.wire.json_stream import JsonLineReader
+from services.wire.json_stream import WHITE_SPACE, JsonLineReader
 
 AWS_CONTENT_TYPE = "application/vnd.amazon.eventstream"
+
+# What the fields of an event stream begin with, and its comments: data, event, id, retry.
+EVENT_STREAM_STARTS = (b"d", b"e", b"i", b"r", b":")
+
+# Behind these anything may stand: some gateways and recorders leave the type out.
+UNTOLD_CONTENT_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+
 LINES_CONTENT_TYPES = frozenset(
     {
         "application/x-ndjson",
@@ -44,13 +51,13 @@ class StreamFraming(Protocol):
 
 
 class JsonLines:
-    """One JSON text on each line."""
+    """One JSON object on each line."""
 
     def __init__(self) -> None:
         self._lines = JsonLineReader()
 
     def begins_with(self, data: bytes) -> bool:
-        return True
+        return data.lstrip(WHITE_SPACE)[:1] not in EVENT_STREAM_STARTS
 
     def feed(self, data: bytes) -> list[bytes]:
         return self._lines.feed(data)
@@ -88,14 +95,21 @@ class AwsMessages:
         return None
 
 
-def json_lines(content_type: str) -> JsonLines | None:
-    """Return the framing of a body whose content type says JSON lines, else None."""
-    return JsonLines() if content_type.partition(";")[0].strip().lower() in LINES_CONTENT_TYPES else None
+def json_lines(content_type: str, *, is_streaming: bool | None) -> JsonLines | None:
+    """Return the framing of a body that is JSON lines by its content type, or without one by what was asked for."""
+    kind = _kind_of(content_type)
+    said = kind in LINES_CONTENT_TYPES or (kind in UNTOLD_CONTENT_TYPES and is_streaming is True)
+    return JsonLines() if said else None
 
 
 def aws_messages(content_type: str, text_of: Callable[[EventStreamMessage], bytes | None]) -> AwsMessages | None:
-    """Return the framing of a body whose content type says AWS event stream, else None."""
-    return AwsMessages(text_of) if content_type.partition(";")[0].strip().lower() == AWS_CONTENT_TYPE else None
+    """Return the framing of a body that may be an AWS event stream by its content type, else None."""
+    kind = _kind_of(content_type)
+    return AwsMessages(text_of) if kind == AWS_CONTENT_TYPE or kind in UNTOLD_CONTENT_TYPES else None
+
+
+def _kind_of(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _error_text(message: EventStreamMessage) -> bytes:

@@ -27,14 +27,13 @@ Enums      May be numbers (`enum-encoding=int`). What is not in the tables passe
 import re
 from typing import ClassVar
 
-import orjson
-
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
 from services.dialects.counts import (
     MODALITIES,
     anomalies_of,
     count_of,
     error_name_of,
+    json_of,
     name_of,
     object_of,
     objects_of,
@@ -212,8 +211,8 @@ class GenerateContentTally:
 
     def _has_counts_in(self, text: bytes) -> bool:
         try:
-            message = orjson.loads(text)
-        except orjson.JSONDecodeError:
+            message = json_of(text)
+        except ValueError:
             return False
         return _has_counts(object_of(self._answer_in(object_of(message)).get("usageMetadata")))
 

@@ -123,7 +123,9 @@ def response_reader(call: Call, status: int, content_type: str, facts: RequestFa
     """Return a reader for one answer."""
     if status >= FIRST_ERROR_STATUS:
         return ErrorAnswerReader(call, status, facts)
-    return AnswerReader(OllamaTally(call, facts), content_type, end_is_final=True, framing=json_lines(content_type))
+    is_streaming = facts.stream is not False and call.operation != OPERATIONS["embed"]  # a stream is its default
+    framing = json_lines(content_type, is_streaming=is_streaming)
+    return AnswerReader(OllamaTally(call, facts), content_type, end_is_final=True, framing=framing)
 
 
 DIALECT = Dialect(name=NAME, recognise=recognise, request_reader=model_and_stream, response_reader=response_reader)

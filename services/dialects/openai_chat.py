@@ -13,7 +13,10 @@ Names      Azure's first chunk has an empty id and model: the first that are not
 End        `[DONE]`, behind which nothing comes: a transfer that breaks off there was complete. Some relatives never
            send it (Writer, Perplexity, some models of Together): there a finish reason has to do, and as counts may
            come behind it the transfer must have ended as it should.
-Errors     An object with `error` in place of a chunk, or inside one (OpenRouter); also with status 200.
+Errors     An object with `error` in place of a chunk, or inside one (OpenRouter), there also in a choice, or in
+           `x_groq`; one that says `"object": "error"` of itself (Mistral, vLLM). All of these also with status 200.
+Elsewhere  Vertex AI serves models of Mistral, AI21 and others in this shape, as `:rawPredict` and `:streamRawPredict`;
+           Databricks as `/serving-endpoints/MODEL/invocations`.
 """
 
 import re
@@ -46,6 +49,13 @@ ESCAPED_LETTER = b"\\u00"
 _PATH = path_ending("chat/completions", "agents/completions")
 _STORED_PATH = re.compile(r".*/chat/completions(?:/.*)?")
 _WRITER_PATH = path_ending("v1/chat")
+_VERTEX_PATH = re.compile(
+    r".*/publishers/(?!google/|anthropic/)[^/]+/models/(?P<model>[^/]+):(?:rawP|streamRawP)redict/?"
+)
+_DATABRICKS_PATH = re.compile(r"/serving-endpoints/(?P<model>[^/]+)/invocations/?")
+
+# Who serves this shape under other paths.
+_PATHS_OF = {"writer": _WRITER_PATH, "gcp.vertex_ai": _VERTEX_PATH, "databricks": _DATABRICKS_PATH}
 
 
 class ChatTally:
@@ -93,10 +103,17 @@ class ChatTally:
                 if type(choice) is dict:
                     self._read_choice(position, choice)
                     usage = usage or choice.get("usage")
+                    if choice.get("error"):
+                        self.fail(choice["error"])
         if message.get("error"):
             self.fail(message["error"])
+        elif message.get("object") == "error":
+            self.fail(message)
         if "x_groq" in message:
-            usage = usage or object_of(message["x_groq"]).get("usage")
+            aside = object_of(message["x_groq"])
+            usage = usage or aside.get("usage")
+            if aside.get("error"):
+                self.fail(aside["error"])
         return type(usage) is dict and self._read_usage(usage)
 
     def counts(self) -> Counts:
@@ -164,7 +181,8 @@ def recognise(endpoint: Endpoint) -> Call | None:
     if call := model_call(endpoint, _PATH, NAME, OPERATION):
         return call
     provider = provider_of(endpoint.host)
-    if provider == "writer" and (call := model_call(endpoint, _WRITER_PATH, NAME, OPERATION)):
+    pattern = _PATHS_OF.get(provider)
+    if pattern and (call := model_call(endpoint, pattern, NAME, OPERATION)):
         return call
     if _STORED_PATH.fullmatch(endpoint.path):
         return Call(kind=CallKind.OTHER, provider=provider, operation="chat.completions")

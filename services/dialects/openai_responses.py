@@ -22,10 +22,8 @@ WebSocket  One JSON object in each text message, of the client `response.create`
 import re
 from collections import deque
 
-import orjson
-
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
-from services.dialects.counts import anomalies_of, error_name_of, name_of, object_of
+from services.dialects.counts import anomalies_of, error_name_of, json_of, name_of, object_of
 from services.dialects.dialect import (
     Call,
     CallKind,
@@ -279,8 +277,8 @@ def error_in(message: dict[str, object]) -> object:
 
 def _object_in(text: bytes) -> dict[str, object]:
     try:
-        return object_of(orjson.loads(text))
-    except orjson.JSONDecodeError:
+        return object_of(json_of(text))
+    except ValueError:
         return {}
 
 

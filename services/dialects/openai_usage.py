@@ -11,14 +11,16 @@ Responses  input_tokens, output_tokens, total_tokens, and the details of the fir
 
 Relatives  write the same numbers elsewhere: cached tokens as `prompt_cache_hit_tokens` (DeepSeek), `cached_tokens`
            (Moonshot, Together), `num_cached_tokens` (Mistral) or `cache_read_input_tokens` (Databricks); the details
-           in the singular (Writer); reasoning beside the counts (Copilot).
+           in the singular (Writer); reasoning beside the counts (Copilot); what was written to a cache as
+           `cache_creation_input_tokens`, among the details (Alibaba) or beside the counts (Databricks). Perplexity's
+           Responses name the cache as Anthropic does, and count searches as `tool_calls_details.search_web.invocation`.
 Outside    Some count a part beside its whole. Their own total gives them away, and only then is it added:
            total = prompt + completion + reasoning (xAI's chat), total = prompt + audio + completion (Mistral). Gemini's
            OpenAI endpoint hides thinking altogether: there output = total - prompt. What adds up in no such way is
            published as it came.
 """
 
-from services.dialects.counts import count_of, object_of, without_absent
+from services.dialects.counts import cost_of, count_of, object_of, without_absent
 from services.events.usage import Counts
 
 CHAT_WHOLES = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -49,7 +51,7 @@ def chat_counts(usage: dict[str, object], provider: str) -> Counts:
     of_completion = _details(usage, "completion_tokens_details", "completion_token_details")
     prompt, completion, total = (count_of(usage.get(field)) for field in CHAT_WHOLES)
     reasoning = _first(of_completion.get("reasoning_tokens"), usage.get("reasoning_tokens"))
-    audio = count_of(of_prompt.get("audio_tokens"))
+    audio = _first(of_prompt.get("audio_tokens"), usage.get("audio_tokens"))
     if prompt is not None and total is not None:
         beside = total - prompt - (completion or 0)
         if beside > 0 and provider == HIDES_THINKING:
@@ -68,16 +70,19 @@ def chat_counts(usage: dict[str, object], provider: str) -> Counts:
                 of_prompt.get("cached_tokens"), *(usage.get(field) for field in CACHED_FIELDS)
             ),
             "cache_write_input_tokens": _first(
-                of_prompt.get("cache_write_tokens"), usage.get("cache_creation_input_tokens")
+                of_prompt.get("cache_write_tokens"),
+                of_prompt.get("cache_creation_input_tokens"),
+                usage.get("cache_creation_input_tokens"),
             ),
             "reasoning_output_tokens": reasoning,
             **_modalities(of_prompt, "input_tokens"),
+            "audio_input_tokens": audio,
             **_modalities(of_completion, "output_tokens"),
             "accepted_prediction_output_tokens": count_of(of_completion.get("accepted_prediction_tokens")),
             "rejected_prediction_output_tokens": count_of(of_completion.get("rejected_prediction_tokens")),
             "total_tokens": total,
             **_chat_tools(usage),
-            "cost": _cost_of(usage),
+            "cost": cost_of(usage.get("cost")),
         }
     )
 
@@ -89,14 +94,16 @@ def responses_counts(usage: dict[str, object]) -> Counts:
         {
             "input_tokens": count_of(usage.get("input_tokens")),
             "output_tokens": count_of(usage.get("output_tokens")),
-            "cache_read_input_tokens": count_of(of_input.get("cached_tokens")),
-            "cache_write_input_tokens": count_of(of_input.get("cache_write_tokens")),
+            "cache_read_input_tokens": _first(of_input.get("cached_tokens"), of_input.get("cache_read_input_tokens")),
+            "cache_write_input_tokens": _first(
+                of_input.get("cache_write_tokens"), of_input.get("cache_creation_input_tokens")
+            ),
             "reasoning_output_tokens": count_of(of_output.get("reasoning_tokens")),
             **_modalities(of_input, "input_tokens"),
             **_modalities(of_output, "output_tokens"),
             "total_tokens": count_of(usage.get("total_tokens")),
             **_responses_tools(usage),
-            "cost": _cost_of(usage),
+            "cost": cost_of(usage.get("cost")),
         }
     )
 
@@ -129,12 +136,7 @@ def _chat_tools(usage: dict[str, object]) -> dict[str, int | None]:
 
 
 def _responses_tools(usage: dict[str, object]) -> dict[str, int | None]:
-    """Return the calls of server-side tools, which only xAI counts."""
+    """Return the calls of server-side tools, which only xAI and Perplexity count."""
     calls = object_of(usage.get("server_side_tool_usage_details"))
-    return {"web_search_requests": count_of(calls.get("web_search_calls"))}
-
-
-def _cost_of(usage: dict[str, object]) -> int | float | None:
-    """Return the cost where it is a number; Perplexity's is an object of several."""
-    cost = usage.get("cost")
-    return cost if type(cost) is int or type(cost) is float else None
+    searches = object_of(object_of(usage.get("tool_calls_details")).get("search_web"))
+    return {"web_search_requests": _first(calls.get("web_search_calls"), searches.get("invocation"))}

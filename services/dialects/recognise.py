@@ -6,6 +6,7 @@ of them do. Nothing here raises, whatever a client sends.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from urllib.parse import unquote
@@ -37,7 +38,7 @@ from services.dialects.dialect import (
     ResponseReader,
     SocketReader,
 )
-from services.dialects.hosts import host_name, provider_of
+from services.dialects.hosts import SELF_HOSTED, host_name, provider_of
 from services.dialects.model_names import ModelCatalogueReader
 
 __all__ = [
@@ -101,6 +102,8 @@ def _recognised(method: str, host: str, target: str) -> Call:
     endpoint = Endpoint(method=method.upper(), host=host_name(host), path=_path_of(target))
     for dialect in DIALECTS:
         call = dialect.recognise(endpoint)
+        if call is not None and call.provider == SELF_HOSTED:
+            return replace(call, provider=provider_of(host))  # its port may tell more
         if call is not None:
             return call
     return Call(kind=CallKind.UNKNOWN, provider=provider_of(endpoint.host))

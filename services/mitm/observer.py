@@ -15,6 +15,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import orjson
 
+from services.dialects.answer import FIRST_ERROR_STATUS
 from services.dialects.dialect import Call, CallKind, RequestFacts, RequestReader, ResponseReader, SocketReader
 from services.dialects.model_names import ModelCatalogueReader, ModelNames
 from services.dialects.recognise import catalogue_reader, recognise, request_reader, response_reader, socket_reader
@@ -107,6 +108,7 @@ class Observation:
         "_call",
         "_catalogue",
         "_client",
+        "_decoded_bytes",
         "_decoder",
         "_facts",
         "_finished",
@@ -140,6 +142,7 @@ class Observation:
         self._finished = False
         self._problem: str | None = None
         self._decoder: ContentDecoder | None = None
+        self._decoded_bytes = 0
         self._request_decoder: ContentDecoder | None = None
         self._request_reader: RequestReader | None = None
         self._response_reader: ResponseReader | None = None
@@ -236,6 +239,7 @@ class Observation:
         try:
             if self._decoder:
                 data = self._decoder.feed(data)
+                self._decoded_bytes += len(data)
             if reader is None:
                 assert self._catalogue is not None
                 self._catalogue.feed(data)
@@ -320,6 +324,10 @@ class Observation:
         if self._call.kind is CallKind.UNKNOWN:
             operation = self._call.operation or "unknown"
             return [_unreadable(operation, self._facts.model, self._problem or "endpoint is not known")]
+        if complete and self._problem is None and self._has_decoded_nothing():
+            self._problem = f"{self.bytes_down} bytes of the body decode to nothing: its content coding is cut"
+        if self._status is not None and self._status >= FIRST_ERROR_STATUS and not self._is_readable():
+            return [self._usage(Outcome.ERROR, reason=self._problem, error_type=str(self._status))]
         if self._call.dialect is None:
             return [self._usage(Outcome.UNREADABLE, reason=self._problem or "no dialect reads this call")]
         if self._problem is not None:
@@ -328,6 +336,12 @@ class Observation:
         if self._response_reader is None:
             return [self._usage(Outcome.NO_USAGE if complete else Outcome.TRUNCATED, reason=reason)]
         return self._response_reader.end(complete=complete)
+
+    def _is_readable(self) -> bool:
+        return self._call.dialect is not None and self._problem is None
+
+    def _has_decoded_nothing(self) -> bool:
+        return self._decoder is not None and self.bytes_down > 0 and self._decoded_bytes == 0
 
     # -- records -----------------------------------------------------------
 

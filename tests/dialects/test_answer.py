@@ -12,6 +12,7 @@ from services.dialects.recognise import Call, RequestFacts, recognise
 from services.events.usage import Outcome, ResponseUsage
 from services.wire.json_stream import ELEMENT_BYTES_MAX
 from services.wire.sse import EVENT_BYTES_MAX
+from tests.support.eventstream import event
 from tests.support.reading import read, reader_of
 from tests.support.splits import CUTS, cut_at
 
@@ -97,6 +98,44 @@ def test_a_label_that_lies_does_not_matter() -> None:
     assert end_of(b"\r\n: comment\n" + STREAM, JSON).outcome is Outcome.OK
     assert end_of(b" \n\xef\xbb\xbf" + ANSWER, "text/plain").outcome is Outcome.OK
     assert end_of(STREAM, "").counts == end_of(ANSWER, "").counts
+
+
+@pytest.mark.parametrize("status", [200, 429])
+def test_json_under_the_label_of_a_stream_is_json(status: int) -> None:
+    """An error that comes in place of a stream, and an answer of a gateway that does not stream after all."""
+    error = b'{\n  "error": {\n    "status": "INTERNAL"\n  }\n}\n'
+    assert end_of(error, EVENTS, status=status).outcome is Outcome.ERROR
+    assert end_of(b"[" + error + b"]", EVENTS, status=status).outcome is Outcome.ERROR
+    assert end_of(ANSWER, EVENTS).counts == end_of(ANSWER, JSON).counts != {}
+    assert end_of(ANSWER, EVENTS).outcome is Outcome.OK
+    assert end_of(ANSWER[:-1], EVENTS).outcome is Outcome.TRUNCATED
+
+
+@pytest.mark.parametrize("content_type", ["", "application/octet-stream"])
+def test_an_answer_without_a_type_is_what_its_first_byte_says(content_type: str) -> None:
+    """Recorders and gateways leave it out."""
+    lines = b'{"model":"m","message":{"content":"a"},"done":false}\n{"model":"m","done":true,"eval_count":4}\n'
+    assert end_of(lines, content_type, call=OLLAMA).counts == {"output_tokens": 4}
+    assert end_of(lines[:70], content_type, call=OLLAMA, complete=False).outcome is Outcome.TRUNCATED
+    messages = event("messageStop", b'{"stopReason":"end_turn"}') + event("metadata", b'{"usage":{"outputTokens":4}}')
+    assert end_of(messages, content_type, call=CONVERSE).counts == {"output_tokens": 4}
+    assert end_of(b'{"usage":{"outputTokens":4}}', content_type, call=CONVERSE).counts == {"output_tokens": 4}
+    assert end_of(STREAM, content_type).counts == end_of(STREAM, EVENTS).counts
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [rb'"\ud83d"', b'"\xf0\x9f"', b"NaN", b"-Infinity", b"1e999", b'"\xed\xa0\xbd"', b"9" * 400],
+    ids=["half a pair", "half a character", "NaN", "infinity", "beyond a double", "a raw surrogate", "many digits"],
+)
+def test_what_only_the_strict_refuse_does_not_hide_the_counts(odd: bytes) -> None:
+    """Models cut characters in two, and Python writes what JSON does not know, beside counts that are right."""
+    answer = ANSWER[:-1] + b', "modelVersion": "m", "responseId": ' + odd + b', "avgLogprobs": ' + odd + b"}"
+    for body, content_type in ((answer, JSON), (b"[" + answer + b"]", JSON), (b"data: " + answer + b"\n\n", EVENTS)):
+        record = end_of(body, content_type)
+        assert (record.outcome, record.response_model) == (Outcome.OK, "m")
+        assert record.counts == end_of(ANSWER, JSON).counts
+        assert (record.response_id or "").encode().decode() == (record.response_id or "")
 
 
 def test_what_cannot_be_read_says_why() -> None:

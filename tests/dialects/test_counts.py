@@ -6,13 +6,39 @@ from services.dialects.counts import (
     COUNT_MAX,
     NAME_CHARACTERS_MAX,
     anomalies_of,
+    cost_of,
     count_of,
     error_name_of,
+    json_of,
     name_of,
     object_of,
     objects_of,
     without_absent,
 )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b'{"a": [1, 2.5, "\xc3\xa9"]}', {"a": [1, 2.5, "\u00e9"]}),
+        (rb'"\ud83d\ude00"', "\U0001f600"),
+        (rb'"x\ud83d"', "x\ufffd"),
+        (b'"x\xff"', "x\ufffd"),
+        (b"[NaN, Infinity, -Infinity, 1e999]", [None] * 4),
+    ],
+)
+def test_json_is_read_leniently(text: bytes, value: object) -> None:
+    assert json_of(text) == value
+
+
+@pytest.mark.parametrize("text", [b"", b"[DONE]", b"{", b'{"a": 1,}', b"[" * 100_000, b"NaN " * 2, b"<html>"])
+def test_what_is_no_json_is_none(text: bytes) -> None:
+    with pytest.raises(ValueError):
+        json_of(text)
+
+
+def test_a_cost_is_a_number() -> None:
+    assert [cost_of(value) for value in (0, 0.25, "1", {"total_cost": 1}, True, None)] == [0, 0.25] + [None] * 4
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,19 @@ def payload_of(message: EventStreamMessage) -> bytes | None:
         (AWS_CONTENT_TYPE, False, True),
         (f"{AWS_CONTENT_TYPE};x=y", False, True),
         ("application/json", False, False),
-        ("", False, False),
     ],
 )
 def test_the_content_type_says_which_framing_it_is(content_type: str, lines: bool, aws: bool) -> None:
-    assert (json_lines(content_type) is not None) is lines
+    for is_streaming in (True, False, None):
+        assert (json_lines(content_type, is_streaming=is_streaming) is not None) is lines
     assert (aws_messages(content_type, payload_of) is not None) is aws
+
+
+@pytest.mark.parametrize("content_type", ["", "application/octet-stream"])
+def test_without_a_content_type_that_says_anything_the_request_and_the_first_byte_do(content_type: str) -> None:
+    assert json_lines(content_type, is_streaming=True) is not None
+    assert json_lines(content_type, is_streaming=None) is json_lines(content_type, is_streaming=False) is None
+    assert aws_messages(content_type, payload_of) is not None
 
 
 @given(st.lists(st.sampled_from(["event", "silent", "exception", "error"]), max_size=6), CUTS)
@@ -70,6 +77,7 @@ def test_json_under_the_label_of_aws_is_no_aws_stream() -> None:
 
 def test_lines_are_texts_and_the_last_one_may_be_open() -> None:
     framing = JsonLines()
-    assert framing.begins_with(b"anything")
+    assert all(framing.begins_with(start) for start in (b"{", b" \n", b"anything"))
+    assert not any(framing.begins_with(start) for start in (b"data: {}", b"event: a", b"\n: comment"))
     assert framing.feed(b'{"a":1}\r\n\n{"b"') == [b'{"a":1}']
     assert framing.end() == b'{"b"'

@@ -85,6 +85,9 @@ def test_each_choice_has_its_reason_in_the_order_of_their_index() -> None:
         (stream_of(chunk("a", usage=usage(1, 2))) + DONE, True, Outcome.OK),
         (stream_of(chunk("a")) + b'data: {"error": "gone"}\n\n' + DONE, True, Outcome.ERROR),
         (stream_of(chunk("a")) + b'{"error": {"code": 1}}\n', True, Outcome.ERROR),
+        (stream_of(chunk("a"), chunk(x_groq={"error": "over capacity"})) + DONE, True, Outcome.ERROR),
+        (stream_of(chunk("a"), {"object": "error", "type": "e"}) + DONE, True, Outcome.ERROR),
+        (stream_of({**chunk("a"), "choices": [{"error": {"code": 502}}]}) + DONE, True, Outcome.ERROR),
         (b"", True, Outcome.TRUNCATED),
     ],
 )
@@ -235,7 +238,15 @@ def test_no_message_makes_a_tally_raise(messages: list[dict[str, object]]) -> No
         ("api.writer.com", "/v1/chat", "writer", None),
         ("api.cohere.ai", "/compatibility/v1/chat/completions", "cohere", None),
         ("bedrock-runtime.us-east-1.amazonaws.com", "/openai/v1/chat/completions", "aws.bedrock", None),
-        ("localhost:11434", "/v1/chat/completions", "self_hosted", None),
+        ("localhost:11434", "/v1/chat/completions", "ollama", None),
+        ("localhost:8000", "/v1/chat/completions", "self_hosted", None),
+        ("dbc-0.cloud.databricks.com", "/serving-endpoints/llama/invocations", "databricks", "llama"),
+        (
+            "l-aiplatform.googleapis.com",
+            "/v1/projects/p/locations/l/publishers/ai21/models/jamba:rawPredict",
+            "gcp.vertex_ai",
+            "jamba",
+        ),
     ],
 )
 def test_chat_is_recognised_at_every_relative(host: str, target: str, provider: str, model: str | None) -> None:

@@ -64,6 +64,34 @@ def test_what_a_cache_served_has_many_names(said: dict[str, object]) -> None:
     assert chat_counts({"prompt_tokens": 10, **said}, "x") == {"input_tokens": 10, "cache_read_input_tokens": 7}
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"prompt_tokens_details": {"cache_write_tokens": 7}},
+        {"prompt_tokens_details": {"cache_creation_input_tokens": 7}},
+        {"cache_creation_input_tokens": 7},
+    ],
+)
+def test_what_was_written_to_a_cache_has_three_names(said: dict[str, object]) -> None:
+    assert chat_counts({"prompt_tokens": 10, **said}, "x") == {"input_tokens": 10, "cache_write_input_tokens": 7}
+
+
+def test_audio_may_stand_beside_the_details() -> None:
+    counts = chat_counts({"prompt_tokens": 11, "completion_tokens": 14, "total_tokens": 400, "audio_tokens": 375}, "x")
+    assert counts == {"input_tokens": 386, "output_tokens": 14, "total_tokens": 400, "audio_input_tokens": 375}
+
+
+def test_responses_of_perplexity_have_words_of_their_own() -> None:
+    details = {"cache_read_input_tokens": 3, "cache_creation_input_tokens": 4}
+    searches = {"search_web": {"invocation": 2}}
+    assert responses_counts({"input_tokens": 9, "input_tokens_details": details, "tool_calls_details": searches}) == {
+        "input_tokens": 9,
+        "cache_read_input_tokens": 3,
+        "cache_write_input_tokens": 4,
+        "web_search_requests": 2,
+    }
+
+
 def test_an_absent_count_is_absent_and_a_zero_is_a_zero() -> None:
     assert chat_counts({"prompt_tokens": 7, "total_tokens": 7}, "openai") == {"input_tokens": 7, "total_tokens": 7}
     assert chat_counts({"completion_tokens": 0}, "openai") == {"output_tokens": 0}

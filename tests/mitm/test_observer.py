@@ -1,5 +1,6 @@
 """What passes becomes records, journaled in the right order; and a reader that fails stops nothing."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -183,6 +184,55 @@ def test_every_whole_answer_has_an_outcome(proxy: Mitm, answer: bytes, expected:
     [record] = proxy.outbox.of(host)
     assert record["outcome"] == expected, record
     assert (record["reason"] is None) == (expected != "unreadable")
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "outcome", "error_type"),
+    [
+        ("/v1/messages", response("429 No", b"not gzip", "content-encoding: gzip"), "error", "429"),
+        ("/v1/messages", response("503 No", b"{}", "content-encoding: rot13"), "error", "503"),
+        ("/v1/audio/speech", response("401 No", b"{}"), "error", "401"),
+        ("/v1/audio/speech", response("200 OK", b"sound"), "unreadable", None),
+        ("/nobody/knows", response("404 No", b"{}"), "unreadable", None),
+        ("/v1/messages", response("200 OK", gzip.compress(b"{}")[:10], "content-encoding: gzip"), "unreadable", None),
+    ],
+)
+def test_a_status_says_of_an_error_what_its_body_cannot(
+    proxy: Mitm, path: str, answer: bytes, outcome: str, error_type: str | None
+) -> None:
+    """Of a call of a model; what nobody knows stays unknown. A coding cut before its first byte is no empty body."""
+    host = proxy.upstream(answering(answer))
+    with proxy.client(host) as client:
+        client.send(post(host, REQUEST, path))
+        assert client.read(len(answer)) == answer
+        client.close()
+    [record] = proxy.outbox.of(host)
+    assert (record["outcome"], record["error_type"], record["usage"]) == (outcome, error_type, {})
+    assert record["reason"] or path == "/v1/audio/speech"
+
+
+def test_a_client_that_asks_again_leaves_a_record_each_time(proxy: Mitm) -> None:
+    """A retry is a request like any other, whatever became of the first."""
+    refusal = response("529 Overloaded", b'{"type":"error","error":{"type":"overloaded_error"}}')
+    whole = response("200 OK", b"".join(EVENTS), "content-type: text/event-stream")
+
+    def script(link: TlsEnd) -> None:
+        for answer in (refusal, whole):
+            link.read(len(request))
+            link.send(answer)
+        link.wait_gone()
+
+    host = proxy.upstream(script)
+    request = post(host, REQUEST)
+    with proxy.client(host) as client:
+        for answer in (refusal, whole):
+            client.send(request)
+            assert client.read(len(answer)) == answer
+        client.close()
+    first, second = proxy.outbox.of(host, 2)
+    assert (first["outcome"], first["error_type"], first["usage"]) == ("error", "529", {})
+    assert (second["outcome"], second["usage"]["output_tokens"]) == ("ok", 9)
+    assert first["exchange_id"] != second["exchange_id"]
 
 
 def test_other_endpoints_are_counted_by_name(proxy: Mitm) -> None:
