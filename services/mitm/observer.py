@@ -7,7 +7,7 @@ records. Nothing that it meets may stop the traffic: what it cannot read becomes
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache, wraps
@@ -318,7 +318,9 @@ class Observation:
             return [self._usage(Outcome.UNREADABLE, reason=self._problem, counts=seen.counts if seen else {})]
         if self._response_reader is None:
             return [self._usage(Outcome.NO_USAGE if complete else Outcome.TRUNCATED, reason=reason)]
-        return self._response_reader.end(complete=complete)
+        usages = self._response_reader.end(complete=complete)
+        # A reader knows that there was no end, we know why.
+        return [replace(each, reason=reason) if each.outcome is Outcome.TRUNCATED else each for each in usages]
 
     # -- records -----------------------------------------------------------
 
