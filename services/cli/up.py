@@ -175,8 +175,8 @@ def _ask(api: Api, model: str, timeout_s: float) -> None:
     usage = answer.get("usage")
     if usage:
         calls = answer.get("x_wiremeter", {}).get("calls", 1)
-        over = f" of {calls} calls" if calls > 1 else ""  # agents ask small models on the side
-        print(f"(by the wire: {usage['prompt_tokens']} tokens in, {usage['completion_tokens']} out{over})")
+        over = f", {calls} calls" if calls > 1 else ""  # agents ask small models on the side
+        print(f"(by the wire{over}: {usage['prompt_tokens']} tokens in, {usage['completion_tokens']} out)")
 
 
 def _show_status(settings: Settings, tree: ProcessTree) -> int:
