@@ -84,34 +84,38 @@ class Start:
         """What to look at first; there must be a lack."""
         return next((lack for lack in self.lacks if lack.is_final), self.lacks[0])
 
-    def is_over(self) -> bool:
-        """Look again; true when everything is there, or when waiting is of no use."""
+    def look(self) -> None:
+        """Find out what is not there."""
         try:
             self.health = self.api.health()
         except ApiUnreachable:
             self.health = None
-        before = [lack.detail for lack in self.lacks]
         self.lacks = lacks(self.tree.processes(), self.health)
+        self.sign_in = sign_in_address(self.health)
+
+    def is_over(self) -> bool:
+        """Look again; true when everything is there, or when waiting is of no use."""
+        before = [lack.detail for lack in self.lacks]
+        self.look()
         now = [lack.detail for lack in self.lacks]
         if now and now != before:
             print(f"waiting: {', '.join(now)}", flush=True)
-        self.sign_in = sign_in_address(self.health)
         return not self.lacks or self.sign_in is not None or any(lack.is_final for lack in self.lacks)
 
 
 def _show_running(settings: Settings, tree: ProcessTree, api: Api) -> int:
     """Show what runs; running is not working, so say too what does not work."""
-    look = Start(tree, api)
+    present = Start(tree, api)
     try:
-        look.is_over()
+        present.look()
     except TreeFailed as error:
         print(error, file=sys.stderr)
         return 1
-    if look.sign_in:
-        print(f"The language server waits for you to sign in at\n  {look.sign_in}")
+    if present.sign_in:
+        print(f"The language server waits for you to sign in at\n  {present.sign_in}")
     _show_status(settings, tree)
-    if look.lacks and not look.sign_in:
-        _explain(f"Wiremeter does not work yet: {look.guilty.detail}", look, tree)
+    if present.lacks and not present.sign_in:
+        _explain(f"Wiremeter does not work yet: {present.guilty.detail}", present, tree)
         return 1
     return 0
 
