@@ -325,7 +325,8 @@ class Observation:
     # -- records -----------------------------------------------------------
 
     def _begin_call(self, request: RequestHead) -> None:
-        usage = self._usage(Outcome.TRUNCATED)
+        # This is the record if nothing of ours is left to write another one.
+        usage = self._usage(Outcome.TRUNCATED, reason="the proxy was killed in the middle of it")
         self._parts.outbox.start(self._id, self._record(usage, self._started, Abort.PROXY))
         reader = request_reader(self._call)
         if reader is not None:
