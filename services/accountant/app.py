@@ -44,6 +44,9 @@ async def accountant(process: Process) -> None:
                 bind=[config.usage_endpoint, addresses.usage], high_water_mark=_USAGE_HIGH_WATER_MARK, linger_ms=500
             )
             parts.callback(usage.close)
+        except EndpointTaken as error:
+            raise StartRefused(f"{error}; accountant.usage_endpoint sets another") from error
+        try:
             marks = Publisher(bind=[addresses.mark])
             parts.callback(marks.close)
             exchanges = Subscriber(

@@ -11,6 +11,9 @@ from typing import Any
 from services.cli.process import ProcessState
 from services.runtime.settings import EXIT_CONFIG
 
+# A language server that failed three times in a row will hardly start while somebody looks on.
+_RESTARTS_IN_VAIN = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lack:
@@ -36,10 +39,10 @@ def lacks(processes: Sequence[ProcessState], health: Mapping[str, Any] | None) -
         processes: What supervisord says.
         health: The health report, None while nobody answers.
     """
-    working = {each["name"] for each in (health or {}).get("processes", ()) if each.get("is_alive")}
+    heard = {each["name"]: each["pid"] for each in (health or {}).get("processes", ()) if each["is_alive"]}
     if health is not None:
-        working.add("frontproxy")  # it has just answered
-    found = [lack for process in processes if (lack := _lack_of(process, working))]
+        heard.setdefault("frontproxy", None)  # it has just answered
+    found = [lack for process in processes if (lack := _lack_of(process, heard))]
     return found or _lack_of_server((health or {}).get("language_server"))
 
 
@@ -49,13 +52,14 @@ def sign_in_address(health: Mapping[str, Any] | None) -> str | None:
     return server.get("login_url") if server.get("state") == "signing_in" else None
 
 
-def _lack_of(process: ProcessState, working: set[str]) -> Lack | None:
+def _lack_of(process: ProcessState, heard: Mapping[str, int | None]) -> Lack | None:
     name = process.name
     if process.is_down and process.exit_status == EXIT_CONFIG:
         return Lack(process=name, detail=f"{name} refuses its configuration (status {EXIT_CONFIG})", is_final=True)
     if process.is_down or process.state != "RUNNING":
         return Lack(process=name, detail=f"{name} is {process.state.lower()}")
-    if name not in working:
+    # What another pid says is said by its predecessor, or by another Wiremeter that holds our port.
+    if name not in heard or heard[name] not in (process.pid, None):
         return Lack(process=name, detail=f"{name} is starting")
     return None
 
@@ -66,4 +70,7 @@ def _lack_of_server(server: Mapping[str, Any] | None) -> list[Lack]:
     if server["state"] == "ready":
         return []
     detail = f"the language server is {str(server['state']).replace('_', ' ')}"
-    return [Lack(process="lsrunner", detail=f"{detail}: {server['detail']}" if server.get("detail") else detail)]
+    if server.get("detail"):
+        detail = f"{detail}: {server['detail']}"
+    is_final = server["state"] == "backing_off" and server["restarts"] >= _RESTARTS_IN_VAIN
+    return [Lack(process="lsrunner", detail=detail, is_final=is_final)]

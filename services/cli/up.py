@@ -26,7 +26,7 @@ def up(settings: Settings, tree: ProcessTree, api: Api) -> int:
     running = tree.pid()
     if running is not None:
         print(f"Wiremeter is running here already (supervisord has pid {running}).")
-        return _show_status(settings, tree)
+        return _show_running(settings, tree, api)
     taken = ports_taken(settings)
     if taken:
         print("\n".join(taken), file=sys.stderr)
@@ -79,30 +79,59 @@ class Start:
         self.api = api
         self.lacks = []
 
-    def is_over(self) -> bool:
-        """Look again; true when everything is there, or when waiting is of no use."""
+    @property
+    def guilty(self) -> Lack:
+        """What to look at first; there must be a lack."""
+        return next((lack for lack in self.lacks if lack.is_final), self.lacks[0])
+
+    def look(self) -> None:
+        """Find out what is not there."""
         try:
             self.health = self.api.health()
         except ApiUnreachable:
             self.health = None
-        before = [lack.detail for lack in self.lacks]
         self.lacks = lacks(self.tree.processes(), self.health)
+        self.sign_in = sign_in_address(self.health)
+
+    def is_over(self) -> bool:
+        """Look again; true when everything is there, or when waiting is of no use."""
+        before = [lack.detail for lack in self.lacks]
+        self.look()
         now = [lack.detail for lack in self.lacks]
         if now and now != before:
             print(f"waiting: {', '.join(now)}", flush=True)
-        self.sign_in = sign_in_address(self.health)
         return not self.lacks or self.sign_in is not None or any(lack.is_final for lack in self.lacks)
 
 
+def _show_running(settings: Settings, tree: ProcessTree, api: Api) -> int:
+    """Show what runs; running is not working, so say too what does not work."""
+    present = Start(tree, api)
+    try:
+        present.look()
+    except TreeFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    if present.sign_in:
+        print(f"The language server waits for you to sign in at\n  {present.sign_in}")
+    _show_status(settings, tree)
+    if present.lacks and not present.sign_in:
+        _explain(f"Wiremeter does not work yet: {present.guilty.detail}", present, tree)
+        return 1
+    return 0
+
+
 def _explain_failure(start: Start, tree: ProcessTree) -> None:
-    guilty = next((lack for lack in start.lacks if lack.is_final), start.lacks[0])
-    print(f"\nWiremeter did not come up: {guilty.detail}", file=sys.stderr)
+    _explain(f"Wiremeter did not come up: {start.guilty.detail}", start, tree)
+    print("It is left as it is, to be looked at; `make stop` stops it.", file=sys.stderr)
+
+
+def _explain(problem: str, start: Start, tree: ProcessTree) -> None:
+    print(f"\n{problem}", file=sys.stderr)
     for process in tree.processes():
-        if process.name == guilty.process:
+        if process.name == start.guilty.process:
             print(f"the last lines of {process.log}:", file=sys.stderr)
             for line in last_lines(process.log, _LOG_LINES):
                 print(f"  {line}", file=sys.stderr)
-    print("It is left as it is, to be looked at; `make stop` stops it.", file=sys.stderr)
 
 
 def _prove(settings: Settings, api: Api, start: Start) -> bool:
@@ -149,7 +178,9 @@ def _ask(api: Api, model: str, timeout_s: float) -> None:
     print(answer["choices"][0]["message"]["content"])
     usage = answer.get("usage")
     if usage:
-        print(f"(by the wire: {usage['prompt_tokens']} tokens in, {usage['completion_tokens']} out)")
+        calls = answer.get("x_wiremeter", {}).get("calls", 1)
+        over = f", {calls} calls" if calls > 1 else ""  # agents ask small models on the side
+        print(f"(by the wire{over}: {usage['prompt_tokens']} tokens in, {usage['completion_tokens']} out)")
 
 
 def _show_status(settings: Settings, tree: ProcessTree) -> int:

@@ -86,7 +86,8 @@ class ResponseUsage:
         service_tier: Tier that served the request.
         block_reason: Gemini's `promptFeedback.blockReason`.
         iteration_type: On extra records of one response: `compaction`, `advisor_message`, `message`.
-        reason: Why nothing could be read (`unreadable`), in lower-case words for people.
+        reason: Why nothing could be read (`unreadable`), or why it broke off (`truncated`), in lower-case words for
+            people.
         anomalies: Names of the provider's own sums that do not add up; the counts stay as reported.
     """
 

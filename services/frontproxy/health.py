@@ -116,7 +116,11 @@ class HealthView:
                 if name not in ESSENTIAL:
                     missing.append(_silent(name, heard.at_s, now_s))
                 continue
-            missing.extend(Missing(what=each.what, detail=f"{name}: {each.detail}") for each in heard.beat.missing)
+            missing.extend(
+                Missing(what=each.what, detail=f"{name}: {each.detail}")
+                for each in heard.beat.missing
+                if each.what != "language_server"  # its own word says the same, and sooner
+            )
         return missing
 
 

@@ -125,7 +125,7 @@ class Backend:
         if not self._config.trust_bundle.is_file():
             found.append(Missing(what="trust_bundle", detail=f"{self._config.trust_bundle}, written by mitm"))
         if self._supervision.state is not ServerState.READY:
-            detail = f"{self._supervision.state}: {self._supervision.detail or 'no reason is known'}"
+            detail = f"{self._supervision.state.replace('_', ' ')}: {self._supervision.detail or 'no reason is known'}"
             found.append(Missing(what="language_server", detail=detail))
         if self._name == "simulated":
             found.append(Missing(what="real_language_server", detail=NOTICE))
@@ -196,7 +196,8 @@ class Backend:
             lodging = dataclasses.replace(lodging, home=Path(self._environ["HOME"]))
         self._account, self._lodging, self._lodging_problem = account, lodging, problem
         for lack in self.missing():
-            self._logs.warning("lodging.lacks", what=lack.what, detail=lack.detail)
+            if lack.what != "language_server":  # it has not been started yet
+                self._logs.warning("lodging.lacks", what=lack.what, detail=lack.detail)
         self._logs.info("lodging.found", user=account.user, uid=account.uid, way=lodging.way, home=str(lodging.home))
         return lodging
 
@@ -380,7 +381,9 @@ class Backend:
         """
         profile, process = self._profile, self._process
         if profile is None or process is None or self._supervision.state is not ServerState.READY:
-            raise TurnRefused(FailureKind.NOT_READY, f"the language server is {self._supervision.state}")
+            raise TurnRefused(
+                FailureKind.NOT_READY, f"the language server is {self._supervision.state.replace('_', ' ')}"
+            )
         try:
             return await profile.answer(turn)
         except (TurnRefused, ProfileFailed) as error:

@@ -149,7 +149,10 @@ def refusal_of(request: TurnRequested, server: LanguageServerState) -> tuple[Fai
         message = f"the profile {server.profile} runs a program and meters it; it answers no prompts"
         return FailureKind.INVALID, message
     if server.state is not ServerState.READY:
-        return FailureKind.NOT_READY, f"the language server is {server.state}: {server.detail or 'no reason is known'}"
+        return (
+            FailureKind.NOT_READY,
+            f"the language server is {server.state.replace('_', ' ')}: {server.detail or 'no reason is known'}",
+        )
     if not request.messages or request.messages[-1].role is not Role.USER:
         return FailureKind.INVALID, "the last message must be the user's"
     offered = [model.id for model in server.models]

@@ -84,8 +84,9 @@ async def mitm(process: Process) -> None:
 
         def health() -> tuple[tuple[Missing, ...], Mapping[str, object]]:
             facts = publisher.facts()
-            lost = () if facts["recording"] else (Missing(what="recording", detail="the journal cannot be written"),)
-            return (*lost, *server.missing()), {**facts, **server.facts()}
+            lost = f"the journal cannot be written: {facts['recording_problem']}"
+            missing = () if facts["recording"] else (Missing(what="recording", detail=lost),)
+            return (*missing, *server.missing()), {**facts, **server.facts()}
 
         beating = tasks.create_task(Beat(addresses, process.name, VERSION, health).run())
         publishing = tasks.create_task(publisher.run())

@@ -193,7 +193,7 @@ class Arrival:
         if request.method != "CONNECT":
             self._refuse(
                 501 if "://" in request.target else 400,
-                "this port takes redirected TLS and CONNECT requests only; the HTTP API is another port",
+                "this port takes redirected TLS and CONNECT requests only; the HTTP API has its own, by default 8741",
             )
         elif target is None:
             self._refuse(400, f"CONNECT target {request.target[:80]!r} is not host:port")

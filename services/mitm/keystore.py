@@ -14,6 +14,7 @@ ends with a verification error instead of running out of descriptors.
 import fcntl
 import os
 import ssl
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ from services.mitm.authority import (
 from services.mitm.config import SIMULATED_HOST, MitmConfig
 from services.runtime.environment import JAVA_STORE_PASSWORD
 from services.runtime.logs import Logs
+from services.runtime.run import StartRefused
 from services.runtime.settings import ConfigInvalid
 
 # Where distributions keep their bundle; never from the environment, which may name a bundle that we wrote ourselves.
@@ -145,10 +147,16 @@ class Keystore:
         path = self._config.trust_bundle
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         certificates = [*system, self.authority.certificate_der()]
-        write_atomically(path, b"".join(as_pem(certificate) for certificate in certificates), 0o644)
-        assert certificates_in(path.read_bytes()) == certificates
+        combined = b"".join(as_pem(certificate) for certificate in certificates)
+        # Written last of the three: where it is as it should be, so are the others. Then nothing is written, so that a
+        # start does not need room on the disk.
+        others = (self._config.trust_store, self._config.authority_certificate)
+        if all(_is_public(each) for each in (path, *others)) and path.read_bytes() == combined:
+            return
         write_atomically(self._config.trust_store, as_java_store(certificates, JAVA_STORE_PASSWORD), 0o644)
         write_atomically(self._config.authority_certificate, self.authority.certificate_pem(), 0o644)
+        write_atomically(path, combined, 0o644)
+        assert certificates_in(path.read_bytes()) == certificates
 
     def _open_simulator(self) -> None:
         """Make the simulated provider's certificate, from an authority whose key is thrown away."""
@@ -206,8 +214,24 @@ def _client_context() -> ssl.SSLContext:
     return context
 
 
+def _is_public(path: Path) -> bool:
+    return not path.is_symlink() and path.is_file() and stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that is either the old one or the whole new one, never through a link that somebody left there."""
+    """
+    Write a file that is either the old one or the whole new one, never through a link that somebody left there.
+
+    Raises:
+        StartRefused: It cannot be written; the old one is as it was.
+    """
+    try:
+        _replace(path, data, mode)
+    except OSError as error:
+        raise StartRefused(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)

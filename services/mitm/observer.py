@@ -7,7 +7,7 @@ records. Nothing that it meets may stop the traffic: what it cannot read becomes
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache, wraps
@@ -335,7 +335,9 @@ class Observation:
             return [self._usage(Outcome.UNREADABLE, reason=self._problem, counts=seen.counts if seen else {})]
         if self._response_reader is None:
             return [self._usage(Outcome.NO_USAGE if complete else Outcome.TRUNCATED, reason=reason)]
-        return self._response_reader.end(complete=complete)
+        usages = self._response_reader.end(complete=complete)
+        # A reader knows that there was no end, we know why.
+        return [replace(each, reason=reason) if each.outcome is Outcome.TRUNCATED else each for each in usages]
 
     def _is_readable(self) -> bool:
         return self._call.dialect is not None and self._problem is None
@@ -346,7 +348,8 @@ class Observation:
     # -- records -----------------------------------------------------------
 
     def _begin_call(self, request: RequestHead) -> None:
-        usage = self._usage(Outcome.TRUNCATED)
+        # This is the record if nothing of ours is left to write another one.
+        usage = self._usage(Outcome.TRUNCATED, reason="the proxy was killed in the middle of it")
         self._parts.outbox.start(self._id, self._record(usage, self._started, Abort.PROXY))
         reader = request_reader(self._call)
         if reader is not None:

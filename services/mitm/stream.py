@@ -390,6 +390,8 @@ def reason_of(error: ssl.SSLError) -> str:
     """Return OpenSSL's reason in words: `CERTIFICATE_VERIFY_FAILED: certificate has expired`."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
+    if error.reason == "WRONG_VERSION_NUMBER":
+        return "wrong version number: what came is no TLS"
     return (error.reason or str(error)).lower().replace("_", " ")
 
 

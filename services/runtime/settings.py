@@ -191,7 +191,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if path is not None:
         try:
             tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except OSError as error:
+            raise ConfigInvalid([f"{path} cannot be read: {error.strerror}"]) from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigInvalid([f"{path}: {error}"]) from error
     settings = settings_from(tables, environ, problems, source=str(path))
     if problems:
@@ -234,7 +236,15 @@ def _report_unknown_variables(environ: Mapping[str, str], sections: Mapping[str,
     known = {f"WIREMETER_{s}_{f.name}".upper() for s, kind in sections.items() for f in dataclasses.fields(kind)}
     for variable in sorted(environ):
         if variable.startswith("WIREMETER_") and variable not in known | _OTHER_VARIABLES:
-            problems.append(f"{variable} is no setting")
+            problems.append(f"{variable} is no setting; allowed: {_variables_like(variable, sections)}")
+
+
+def _variables_like(variable: str, sections: Mapping[str, type]) -> str:
+    for name, kind in sections.items():
+        prefix = f"WIREMETER_{name}_".upper()
+        if variable.startswith(prefix):
+            return ", ".join(prefix + field.name.upper() for field in dataclasses.fields(kind))
+    return ", ".join(f"WIREMETER_{name}_…".upper() for name in sections)
 
 
 def _section(

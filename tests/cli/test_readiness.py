@@ -16,7 +16,7 @@ def process(name: str, state: str = "RUNNING", *, exit_status: int = 0) -> Proce
 
 
 def health(*alive: str, server: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"processes": [{"name": n, "is_alive": n in alive} for n in NAMES], "language_server": server}
+    return {"processes": [{"name": n, "pid": 1, "is_alive": n in alive} for n in NAMES], "language_server": server}
 
 
 READY = {"state": "ready", "detail": None}
@@ -57,10 +57,29 @@ def test_a_refused_configuration_ends_the_waiting() -> None:
 
 def test_the_language_server_comes_last() -> None:
     """Its state and reason, with the process whose log tells more."""
-    (starting,) = lacks(ALL, health(*NAMES, server={"state": "backing_off", "detail": "no such program"}))
+    server = {"state": "backing_off", "detail": "no such program", "restarts": 0}
+    (starting,) = lacks(ALL, health(*NAMES, server=server))
     assert (starting.process, starting.detail) == ("lsrunner", "the language server is backing off: no such program")
+    assert not starting.is_final
     (unheard,) = lacks(ALL, health(*NAMES))
     assert unheard.detail == "nothing has been heard of the language server"
+
+
+def test_a_language_server_that_fails_again_and_again_ends_the_waiting() -> None:
+    """With its third failure; while it tries once more there is hope."""
+    failing = {"state": "backing_off", "detail": "it ended with status 1", "restarts": 2}
+    (lack,) = lacks(ALL, health(*NAMES, server=failing))
+    assert lack.is_final
+    (lack,) = lacks(ALL, health(*NAMES, server=failing | {"state": "starting"}))
+    assert not lack.is_final
+
+
+def test_what_another_process_says_is_no_word_of_ours() -> None:
+    """A predecessor's last heartbeat, or another Wiremeter's whole report."""
+    others = health(*NAMES, server=READY)
+    for each in others["processes"]:
+        each["pid"] = 2
+    assert details(lacks(ALL, others)) == [f"{name} is starting" for name in NAMES]
 
 
 def test_a_sign_in_is_for_the_user_to_do() -> None:

@@ -1,5 +1,6 @@
 """The state of everything."""
 
+import dataclasses
 import json
 
 import orjson
@@ -107,6 +108,15 @@ def test_what_a_process_misses_is_told_with_its_name():
     report = view.report(100.0)
     assert report.is_serving
     assert report.missing == (Missing(what="journal", detail="mitm-0: disk is full, not recording"),)
+
+
+def test_the_language_servers_state_is_told_once():
+    """lsrunner's heartbeat says it too."""
+    view = healthy()
+    view.hear_beat(beat("lsrunner", Missing(what="language_server", detail="backing off: no such program")), 100.0)
+    view.hear_state(dataclasses.replace(READY, state=ServerState.BACKING_OFF, detail="no such program"), 100.0)
+    (told,) = view.report(100.0).missing
+    assert told.detail == "the language server is backing off: no such program"
 
 
 def test_a_language_server_that_is_not_ready_says_why_and_where_to_sign_in():

@@ -102,7 +102,7 @@ def test_one_more_than_fits_is_refused_as_busy():
             dataclasses.replace(READY, state=ServerState.BACKING_OFF, detail="no such program"),
             request(),
             FailureKind.NOT_READY,
-            "the language server is backing_off: no such program",
+            "the language server is backing off: no such program",
         ),
         (
             dataclasses.replace(READY, accepts_turns=False, profile="command"),

@@ -23,6 +23,7 @@ from services.mitm.authority import (
 from services.mitm.config import SIMULATED_HOST
 from services.mitm.keystore import CONTEXTS_MAX, Keystore, write_atomically
 from services.runtime.logs import Logs
+from services.runtime.run import StartRefused
 from services.runtime.settings import ConfigInvalid
 from tests.support.authority import foreign_authority, shake_hands
 from tests.support.mitm import INTERCEPT, mitm_config
@@ -84,6 +85,28 @@ def test_the_first_start_makes_everything(tmp_path: Path) -> None:
         "generativelanguage.googleapis.com",
     }
     assert not list(tmp_path.rglob(".*"))  # no temporary file is left
+
+
+def test_another_start_writes_nothing(tmp_path: Path) -> None:
+    """So that a full disk keeps no worker from coming back, and readers of the bundle are left alone."""
+    opened(tmp_path)
+    before = {path: path.stat().st_ino for path in tmp_path.rglob("*")}
+    opened(tmp_path)
+    assert {path: path.stat().st_ino for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["ca-bundle.pem", "ca-bundle.p12", "ca.pem"])
+@pytest.mark.parametrize("how", ["gone", "private"])
+def test_what_others_must_read_is_put_right(tmp_path: Path, name: str, how: str) -> None:
+    """A file that is missing, or that others cannot read."""
+    opened(tmp_path)
+    path = tmp_path / "shared" / name
+    if how == "gone":
+        path.unlink()
+    else:
+        path.chmod(0o600)
+    opened(tmp_path)
+    assert mode(path) == 0o644
 
 
 def test_the_bundle_is_the_systems_and_ours_and_every_reader_sees_all_of_it(tmp_path: Path) -> None:
@@ -267,7 +290,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     """And no temporary one."""
     target = tmp_path / "folder"
     target.mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(StartRefused, match=f"{target} cannot be written: Is a directory"):
         write_atomically(target, b"new", 0o600)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 

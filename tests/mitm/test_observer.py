@@ -150,6 +150,7 @@ def test_what_is_journaled_is_journaled_before_the_bytes_leave(proxy: Mitm) -> N
     assert seen == [(kind, 0, 0) for kind in ("start", "progress", "progress", "progress", "finish")]
     start, asked, first, last, finish = [content for _, _, content in proxy.outbox.entries[before:]]
     assert (start["outcome"], start["aborted_by"]) == ("truncated", "proxy")
+    assert start["reason"] == "the proxy was killed in the middle of it"
     assert asked["request_model"] == "claude-x"
     assert first["usage"] == {"input_tokens": 125, "cache_read_input_tokens": 100, "output_tokens": 1}
     assert last["usage"]["output_tokens"] == 9

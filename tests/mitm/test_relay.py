@@ -429,6 +429,7 @@ def test_a_client_that_leaves_in_mid_response_ends_the_upstream_connection(proxy
         getattr(client, how)()
     [record] = proxy.outbox.of(host)
     assert (record["outcome"], record["aborted_by"], record["http_status"]) == ("truncated", "client", 200)
+    assert record["reason"] == "the client closed the connection"
     assert record["usage"] == {"input_tokens": 25, "output_tokens": 1}
     assert record["bytes"] == {"up": 21, "down": len(start)}
     eventually("the upstream connection is closed", lambda: gone)
@@ -761,6 +762,7 @@ def test_a_response_that_does_not_go_on_is_broken_off(impatient: Mitm) -> None:
         assert client.ending == RESET
     [record] = impatient.outbox.of(host)
     assert (record["outcome"], record["aborted_by"]) == ("truncated", "upstream")
+    assert record["reason"].startswith("nothing moved for ")
 
 
 def test_a_client_that_does_not_read_on_is_broken_off(impatient: Mitm) -> None:

@@ -266,7 +266,8 @@ def test_a_port_that_is_taken_is_named_and_ends_the_accountant(bench: Bench) -> 
         assert bench.processes["accountant"].wait(timeout=20) == 1
     line = orjson.loads((bench.home / "log" / "accountant.log").read_text().splitlines()[-1])
     assert line["level"] == "error"
-    assert line["problem"] == f"tcp://127.0.0.1:{bench.usage_address[1]} cannot be bound: Address already in use"
+    problem = f"tcp://127.0.0.1:{bench.usage_address[1]} cannot be bound: Address already in use"
+    assert line["problem"] == f"{problem}; accountant.usage_endpoint sets another"
 
 
 def test_a_ledger_that_cannot_be_used_is_waited_for(bench: Bench) -> None:

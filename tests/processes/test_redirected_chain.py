@@ -28,6 +28,8 @@ pytestmark = [
 ]
 LANGUAGE_SERVER = "/run/ls/language_server"
 HOST = "daily-cloudcode-pa.googleapis.com"
+# Takes more than a second to answer.
+LONG = "Count. [[events 60]] [[delay 20ms]]"
 
 
 @pytest.fixture(scope="module")
@@ -92,59 +94,81 @@ def test_other_endpoints_are_counted_by_name(running: Chain) -> None:
 
 
 def test_another_users_port_443_is_untouched(running: Chain) -> None:
-    """It reaches the provider itself, whose certificate it sees; nothing of it is in the ledger."""
-    if "bystander" not in running.machine.path("/etc/passwd").read_text():
-        running.machine.add_user("bystander")
-    before, seen = len(running.records()), len(running.provider.requests())
+    """While a turn is metered it reaches the provider itself, whose certificate it sees, and leaves no trace."""
+    bystander = running.machine.add_user("bystander")
+    asked = len(running.provider.requests())
     authority = running.machine.path("/run/provider-ca.pem")
     shutil.copy2(running.provider.ca_file, authority)
     authority.chmod(0o644)
-    done = running.machine.run(
-        ["curl", "-sS", "-v", "--cacert", "/run/provider-ca.pem", "-X", "POST", "-d", "{}"]
-        + [f"https://{HOST}/v1internal:fetchUserInfo"],
-        user="bystander",
-    )
+    with asking_in_background(running, LONG):
+        wait_for_a_model_call(running, asked)
+        done = running.machine.run(
+            ["curl", "-sS", "-v", "--cacert", "/run/provider-ca.pem", "-d", "{}"]
+            + [f"https://{HOST}/v1internal:fetchUserInfo"],
+            user="bystander",
+        )
     assert done.returncode == 0, done.stderr
     assert "Wiremeter local authority" not in done.stderr
-    assert len(running.provider.requests()) == seen + 1
-    assert len(running.records()) == before
+    by_curl = [each for each in running.provider.requests(after=asked) if each["user_agent"].startswith("curl/")]
+    assert len(by_curl) == 1
+    assert bystander not in {record["client"]["uid"] for record in running.records_of_all_answers()}
 
 
 @pytest.mark.parametrize("family", ["-4", "-6"])
 def test_both_families_are_redirected(running: Chain, family: str) -> None:
-    """The language server's user meets our certificate over IPv4 and over IPv6, and is metered."""
-    before = len(running.provider.requests())
+    """The language server's user meets our certificate over IPv4 and over IPv6, and is metered to the token."""
+    uid = int(running.machine.run(["id", "-u", LS_USER], check=True).stdout)
+    before = len(running.provider.answers())
+    question = {"model": "gemini-3-flash", "request": {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}}
     done = running.machine.run(
-        ["curl", family, "-sS", "-v", "--cacert", "/var/lib/wiremeter/root/ca-bundle.pem", "-X", "POST", "-d", "{}"]
-        + [f"https://{HOST}/v1internal:fetchUserInfo"],
+        ["curl", family, "-sS", "-v", "--cacert", "/var/lib/wiremeter/root/ca-bundle.pem", "-d", json.dumps(question)]
+        + [f"https://{HOST}/v1internal:streamGenerateContent?alt=sse"],
         user=LS_USER,
     )
     assert done.returncode == 0, done.stderr
     assert "Wiremeter local authority" in done.stderr
     assert f"Connected to {HOST} ({PROVIDER[0] if family == '-4' else PROVIDER[1]}) port 443" in done.stderr
-    running.provider.requests(after=before, at_least=1)
+    [sent] = running.provider.answers(after=before, at_least=1)
+    [record] = [each for each in running.records_of_all_answers() if each["response_id"] == sent["response_id"]]
+    assert record["usage"] == sent["counts"]
+    assert (record["client"]["uid"], record["client"]["executable"]) == (uid, "curl")
 
 
-@pytest.mark.parametrize("process", ["mitm-0", "mitm-1", "accountant", "frontproxy", "lsrunner"])
-def test_killed_under_traffic_it_comes_back_and_nothing_is_lost(running: Chain, process: str) -> None:
-    """kill -9 in the middle of a turn: all run again, no usage is lost or doubled, one language server is there."""
-    pid = running.status()[process][1]
-    before, asked = len(running.provider.answers()), len(running.provider.requests())
-    with asking_in_background(running, "Count. [[events 60]] [[delay 20ms]]"):
-        running.provider.requests(after=asked, at_least=1)
-        os.kill(pid, signal.SIGKILL)
-        eventually("it runs again", lambda: running.status()[process] not in (("RUNNING", pid), ("RUNNING", 0)))
-    assert all(state == "RUNNING" for state, _ in running.status().values())
-    running.wait_until_ready()
+@pytest.mark.parametrize(
+    "victims",
+    [["mitm-0"], ["mitm-1"], ["mitm-0", "mitm-1"], ["accountant"], ["frontproxy"], ["lsrunner"]],
+    ids=" and ".join,
+)
+def test_killed_under_traffic_it_comes_back_and_nothing_is_lost(running: Chain, victims: list[str]) -> None:
+    """kill -9 in the middle of an answer: all run again, no usage is lost or doubled, one language server is there."""
+    killed = {name: running.status()[name] for name in victims}
+    answered, recorded = len(running.provider.answers()), len(running.records_of_all_answers())
+    asked = len(running.provider.requests())
+    with asking_in_background(running, LONG):
+        wait_for_a_model_call(running, asked)
+        for _, pid in killed.values():
+            os.kill(pid, signal.SIGKILL)
+        running.wait_until_ready()
+    status = running.status()
+    assert all(state == "RUNNING" for state, _ in status.values())
+    assert all(status[name] != before for name, before in killed.items())
     running.ask("Are you back?")
-    records = running.records_of_all_answers()
+
+    def each_call_has_left_a_record() -> list[dict[str, Any]] | None:
+        found = running.records_of_all_answers()
+        return found if len(found) - recorded >= len(running.provider.answers(after=answered)) else None
+
+    records = eventually("a record of each call", each_call_has_left_a_record)
     ids = [record["response_id"] for record in records if record["response_id"]]
     assert len(ids) == len(set(ids))
     assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
     metered = counts_by_id(records, "usage")
-    for answer in running.provider.answers(after=before):
+    for answer in running.provider.answers(after=answered):
         if answer["complete"]:
             assert metered[answer["response_id"]] == answer["counts"]
+    broken = [(each["outcome"], each["aborted_by"]) for each in records[recorded:] if each["outcome"] != "ok"]
+    if len(victims) == 2:  # one of the two carried it
+        assert ("truncated", "proxy") in broken
     servers = language_servers(running)
     assert len(servers) == 1, servers
 
@@ -163,6 +187,15 @@ def language_servers(running: Chain) -> list[int]:
     """Return the processes that run the language server's program."""
     shown = running.machine.run(["pgrep", "-u", LS_USER, "-x", "language_server"]).stdout
     return [int(line) for line in shown.split()]
+
+
+def wait_for_a_model_call(running: Chain, after: int) -> None:
+    """Wait until the provider has been asked for an answer, after its request of that number."""
+
+    def called() -> bool:
+        return any("enerateContent" in each["path"] for each in running.provider.requests(after=after))
+
+    eventually("a model call", called)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,8 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     profile = "sideways"
     [nowhere]
     """
-    problems = problems_of(text, tmp_path, WIREMETER_FRONTPROXY_PORT="0", WIREMETER_NO_SUCH="1")
+    environ = {"WIREMETER_FRONTPROXY_PORT": "0", "WIREMETER_NO_SUCH": "1", "WIREMETER_SIMULATOR_PROT": "1"}
+    problems = problems_of(text, tmp_path, **environ)
     for words in (
         "mitm.prot is no setting; allowed: port,",
         "mitm.port is '8742'; a whole number is allowed",
@@ -81,10 +82,11 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         "lsrunner.profile is 'sideways'; allowed: auto,",
         "[nowhere] is no section; allowed: mitm,",
         "WIREMETER_FRONTPROXY_PORT is 0; 1 to 65535 is allowed",
-        "WIREMETER_NO_SUCH is no setting",
+        "WIREMETER_NO_SUCH is no setting; allowed: WIREMETER_MITM_…, WIREMETER_ACCOUNTANT_…",
+        "WIREMETER_SIMULATOR_PROT is no setting; allowed: WIREMETER_SIMULATOR_PORT",
     ):
         assert any(words in problem for problem in problems), (words, problems)
-    assert len(problems) == 7
+    assert len(problems) == 8
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,13 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -
     file = tmp_path / "wiremeter.toml"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigInvalid, match="wiremeter.toml"):
+        read_settings({"WIREMETER_CONFIG": str(file)})
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Somebody wanted it to be read."""
+    file = tmp_path / "nowhere.toml"
+    with pytest.raises(ConfigInvalid, match=f"^{file} cannot be read: No such file or directory$"):
         read_settings({"WIREMETER_CONFIG": str(file)})
 
 

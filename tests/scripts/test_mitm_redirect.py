@@ -520,17 +520,13 @@ class TestStatus:
             assert "port 8742: IPv6 listens" in redirect("status").stdout
         assert "port 8742: nothing listens" in redirect("status").stdout
 
-    def test_it_is_quick_and_changes_nothing(self, redirect: Redirect) -> None:
-        before = redirect.state_of_machine()
-        redirect("status")
-        assert redirect.state_of_machine() == before
-        redirect.install()
-        took = []
-        for _ in range(5):
-            began = time.perf_counter()
+    def test_it_changes_nothing(self, redirect: Redirect) -> None:
+        for install in (False, True):
+            if install:
+                redirect.install()
+            before = redirect.state_of_machine()
             redirect("status")
-            took.append(time.perf_counter() - began)
-        assert min(took) < 0.5
+            assert redirect.state_of_machine() == before
 
 
 # --- the sudo rule

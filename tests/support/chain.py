@@ -30,6 +30,7 @@ from tests.support.provider import NAMES, Provider, provider
 
 LS_USER = "antigravity-ls"
 FRONT_PORT = 8741
+PROCESSES = frozenset({"mitm-0", "mitm-1", "accountant", "lsrunner", "frontproxy"})
 PAGE_RECORDS = 1000
 # Five interpreters start at once on a small machine that does other things too.
 START_TIMEOUT_S = 90.0
@@ -127,7 +128,7 @@ class Chain:
         return found
 
     def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> Any:
-        """Wait until every process says in `/health` that it lives, and the language server is ready."""
+        """Wait until each process that runs now says in `/health` that it lives, and the language server is ready."""
 
         def ready() -> Any:
             try:
@@ -135,14 +136,14 @@ class Chain:
             except (OSError, AssertionError):
                 return None
             server = health.get("language_server") or {}
-            return health if server.get("state") == "ready" and _all_alive(health) else None
+            alive = {process["name"]: process for process in health["processes"] if process["is_alive"]}
+            if server.get("state") != "ready" or not alive.keys() >= PROCESSES:
+                return None
+            # What a killed process said last is heard for a while.
+            running = {name: ("RUNNING", alive[name]["pid"]) for name in PROCESSES}
+            return health if server["at"] > alive["lsrunner"]["since"] and running == self.status() else None
 
         return eventually("a running system", ready, timeout_s)
-
-
-def _all_alive(health: Any) -> bool:
-    names = {process["name"] for process in health["processes"] if process.get("alive", True)}
-    return {"mitm-0", "mitm-1", "accountant", "lsrunner", "frontproxy"} <= names
 
 
 def _lines_of(descriptor: int) -> list[dict[str, Any]]:
