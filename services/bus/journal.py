@@ -70,14 +70,14 @@ class _Draft:
 
     def __init__(self, segment_number: int, draft: bytes) -> None:
         self.segment_number = segment_number
-        self.parts = [draft]
+        self.parts = [_exactly(draft)]
         self._ends_in_a_repeat = False
 
     def add(self, members: bytes, repeats: bool) -> None:
         if repeats and self._ends_in_a_repeat:
-            self.parts[-1] = members
+            self.parts[-1] = _exactly(members)
             return
-        self.parts.append(members)
+        self.parts.append(_exactly(members))
         self._ends_in_a_repeat = repeats
         if len(self.parts) > _DRAFT_PARTS_MAX:
             self.parts = [unfinished_record(self.parts)]
@@ -172,7 +172,7 @@ class Journal:
         if size > ENTRY_BYTES_MAX // 2 or self._waiting_bytes + size > self._limits.waiting_bytes_max:
             self.dropped += len(records)
             return
-        self._waiting.append((key, tuple(records)))
+        self._waiting.append((key, tuple(map(_exactly, records))))
         self._waiting_bytes += size
 
     # What the publisher calls.
@@ -318,7 +318,7 @@ class Journal:
             return False
         for record in records:
             self.last += 1
-            self._tail[self.last] = record
+            self._tail[self.last] = _exactly(record)
             self._tail_bytes += len(record)
         while len(self._tail) > _TAIL_RECORDS_MAX or self._tail_bytes > _TAIL_BYTES_MAX:
             self._tail_bytes -= len(self._tail.pop(next(iter(self._tail))))
@@ -415,6 +415,11 @@ class Journal:
                 return
             del self._drafts[key]
             self._drafts[key] = _Draft(self._segment_number, record)
+
+
+def _exactly(written: bytes) -> bytes:
+    """Copy what is to be kept: bytes as orjson returns them may hold sixteen times the memory that they need."""
+    return bytes(memoryview(written))
 
 
 def _sync(descriptor: int) -> None:

@@ -66,6 +66,8 @@ def _finite(number: str) -> float | None:
 
 def count_of(value: object) -> int | None:
     """Return `value` if it is a count: a whole number, perhaps written as `12.0`."""
+    if value is None:
+        return None
     if type(value) is int:
         return value if -COUNT_MAX <= value <= COUNT_MAX else None
     if type(value) is float and value.is_integer() and abs(value) <= COUNT_MAX:

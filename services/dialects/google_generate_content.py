@@ -102,7 +102,7 @@ class GenerateContentTally:
         self._call = call
         self._facts = facts
         self._usage: dict[str, object] = {}  # the last object that had counts, whole
-        self._tier: str | None = None  # of that object; before there is one, of the last without counts
+        self._tier: str | None = None  # of the last object without counts, before there is one with
         self._model: str | None = None
         self._response_id: str | None = None
         self._trace_id: str | None = None  # only wrappers have one
@@ -153,23 +153,22 @@ class GenerateContentTally:
         usage = self._usage
         if not usage:
             return {}
-        prompt, answer = count_of(usage.get("promptTokenCount")), count_of(usage.get("candidatesTokenCount"))
-        tool_use, thoughts = count_of(usage.get("toolUsePromptTokenCount")), count_of(usage.get("thoughtsTokenCount"))
+        total, prompt, answer, thoughts, cached, tool_use = map(count_of, map(usage.get, COUNT_FIELDS))
         counts: dict[str, int | float] = {
             "input_tokens": (prompt or 0) + (tool_use or 0),
             "output_tokens": (answer or 0) + (thoughts or 0),
         }
-        if (cached := count_of(usage.get("cachedContentTokenCount"))) is not None:
+        if cached is not None:
             counts["cache_read_input_tokens"] = cached
         if tool_use is not None:
             counts["tool_use_prompt_input_tokens"] = tool_use
         if thoughts is not None:
             counts["reasoning_output_tokens"] = thoughts
-        if (total := count_of(usage.get("totalTokenCount"))) is not None:
+        if total is not None:
             counts["total_tokens"] = total
-        for field, suffix in MODALITY_LISTS.items():
-            if field in usage:
-                add_by_modality(counts, usage[field], suffix)
+        if not MODALITY_LISTS.keys().isdisjoint(usage):
+            for field, suffix in MODALITY_LISTS.items():
+                add_by_modality(counts, usage.get(field), suffix)
         return counts
 
     def response_model(self) -> str | None:
@@ -192,7 +191,7 @@ class GenerateContentTally:
             conversation_id=self._facts.conversation_id,
             finish_reasons=tuple(reason for _, reason in sorted(self._finish_reasons.items())),
             error_type=self.error_type,
-            service_tier=self._tier,
+            service_tier=_tier_of(self._usage) if self._usage else self._tier,
             block_reason=self._block_reason,
             reason=reason,
             anomalies=anomalies_of(counts),
@@ -228,7 +227,6 @@ class GenerateContentTally:
         if usage == self._usage:
             return False
         self._usage = usage
-        self._tier = _tier_of(usage)
         return True
 
     def _read_candidates(self, candidates: list[object]) -> None:

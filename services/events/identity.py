@@ -25,7 +25,8 @@ class UlidSource:
     def __init__(self, randomness: bytes) -> None:
         """Begin at `randomness`, ten bytes that no other process has."""
         assert len(randomness) == RANDOM_BYTES
-        self._random = int.from_bytes(randomness) >> _COUNTER_BITS
+        value = int.from_bytes(randomness) >> _COUNTER_BITS
+        self._random = "".join(_PAIRS[value >> shift & 1023] for shift in range(50, -1, -10))
         self._counter = 0
         self._last_ms = 0
         self._set_prefix()
@@ -46,5 +47,8 @@ class UlidSource:
         return self._prefix + _PAIRS[counter >> 10] + _PAIRS[counter & 1023]
 
     def _set_prefix(self) -> None:
-        value = self._last_ms << 60 | self._random
-        self._prefix = "".join(_PAIRS[value >> shift & 1023] for shift in range(100, -1, -10))
+        ms = self._last_ms
+        self._prefix = (
+            f"{_PAIRS[ms >> 40 & 1023]}{_PAIRS[ms >> 30 & 1023]}{_PAIRS[ms >> 20 & 1023]}{_PAIRS[ms >> 10 & 1023]}"
+            f"{_PAIRS[ms & 1023]}{self._random}"
+        )

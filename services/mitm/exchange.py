@@ -126,10 +126,12 @@ class Exchange:
         content = self._content
         content.clear()
         end = self.response_body.feed(data, start, size, content)
-        for first, last in content:
-            observation.bytes_down += last - first
-        if content and observation.reads_response:
-            observation.response_content(view, content)
+        if observation.reads_response:
+            if content:
+                observation.response_content(view, content)
+        else:
+            for first, last in content:
+                observation.bytes_down += last - first
         if self.response_body.done:
             observation.ended(now)
         return end

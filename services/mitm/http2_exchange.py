@@ -164,9 +164,10 @@ class Exchange:
         """A piece of the response's content; its counts are journaled before it can leave."""
         observation = self._observation
         if observation is not None:
-            observation.bytes_down += len(part.content)
             if observation.reads_response and part.content:
                 observation.response_content(memoryview(part.content), [(0, len(part.content))])
+            else:
+                observation.bytes_down += len(part.content)
         self._response_moved(part)
 
     def _response_moved(self, part: Data | Head) -> None:

@@ -230,11 +230,13 @@ class Observation:
             self._journal_counts(self._response_reader)
 
     def response_content(self, view: memoryview, content: Sequence[tuple[int, int]]) -> None:
-        """Read pieces of the response's body, and journal the counts if they changed."""
+        """Read pieces of the response's body, which are counted here, and journal the counts if they changed."""
         if len(content) == 1:
-            data = bytes(view[content[0][0] : content[0][1]])
+            first, last = content[0]
+            data = bytes(view[first:last])
         else:
             data = b"".join([view[first:last] for first, last in content])
+        self.bytes_down += len(data)
         reader = self._response_reader
         try:
             if self._decoder:

@@ -25,6 +25,7 @@ _NLM_F_REQUEST = 1
 _NO_COOKIE = b"\xff" * 8
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBBxI")  # struct inet_diag_req_v2, before the addresses
+_ADDRESSES = struct.Struct("!HH16s16s4x")  # struct inet_diag_sockid: ports, addresses padded with zeros, interface
 _ANSWER_TAIL = struct.Struct("=IIIII")  # struct inet_diag_msg, after the addresses: expires, queues, uid, inode
 _ANSWER_TAIL_AT = _HEADER.size + 4 + 48
 _ANSWER_WAIT_S = 0.5
@@ -38,6 +39,7 @@ _ENVIRONMENT_BYTES_MAX = 2 * 1024 * 1024
 _NAME_VARIABLE = f"{NAME_VARIABLE}=".encode()
 
 Address = tuple[str, int]
+_ProcessId = tuple[int, int, int, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class PeerDirectory:
         self._netlink: socket.socket | None = None
         self._remembered: OrderedDict[int, None] = OrderedDict()
         self._sequence = 0
+        self._names: OrderedDict[_ProcessId, ClientName | None] = OrderedDict()
         try:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
             self._netlink.settimeout(_ANSWER_WAIT_S)
@@ -93,7 +96,21 @@ class PeerDirectory:
         )
 
     def name_of(self, pid: int) -> ClientName | None:
-        """Return the name that a process was started with by `wiremeter run`, itself or an ancestor."""
+        """
+        Return the name that a process was started with by `wiremeter run`, itself or an ancestor.
+
+        A process keeps its environment until it becomes another program, so that one look is enough for both.
+        """
+        identity = _identity_of(pid)
+        if identity is None:
+            return None
+        if identity not in self._names:
+            self._names[identity] = self._read_name(pid)
+            if len(self._names) > _REMEMBERED_MAX:
+                self._names.popitem(last=False)
+        return self._names[identity]
+
+    def _read_name(self, pid: int) -> ClientName | None:
         try:
             with open(f"/proc/{pid}/environ", "rb") as variables:
                 found = variables.read(_ENVIRONMENT_BYTES_MAX).split(b"\0")
@@ -103,14 +120,11 @@ class PeerDirectory:
         return None if value is None else client_name(value[len(_NAME_VARIABLE) :].decode("utf-8", "replace"))
 
     def _ask(self, netlink: socket.socket, near: Address, far: Address) -> Owner | None:
-        near_ip, far_ip = ipaddress.ip_address(near[0]), ipaddress.ip_address(far[0])
-        family = socket.AF_INET if near_ip.version == 4 else socket.AF_INET6
+        family = socket.AF_INET6 if ":" in near[0] else socket.AF_INET
+        near_ip, far_ip = socket.inet_pton(family, near[0]), socket.inet_pton(family, far[0])
         body = (
             _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES)
-            + struct.pack("!HH", near[1], far[1])
-            + near_ip.packed.ljust(16, b"\0")
-            + far_ip.packed.ljust(16, b"\0")
-            + b"\0\0\0\0"
+            + _ADDRESSES.pack(near[1], far[1], near_ip, far_ip)
             + _NO_COOKIE
         )
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
@@ -147,6 +161,15 @@ class PeerDirectory:
         others = [int(name) for name in os.listdir("/proc") if name.isdigit()]
         # New processes have high numbers, and new connections are mostly theirs.
         yield from (pid for pid in sorted(others, reverse=True) if pid not in remembered and _uid_of(pid) == uid)
+
+
+def _identity_of(pid: int) -> _ProcessId | None:
+    """Tell a process from a later one of its number (its directory is another one then), and from what it becomes."""
+    try:
+        seen = os.stat(f"/proc/{pid}")
+    except OSError:
+        return None
+    return pid, seen.st_ino, seen.st_ctime_ns, _link(f"/proc/{pid}/exe")
 
 
 def _uid_of(pid: int) -> int | None:

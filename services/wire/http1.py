@@ -39,7 +39,7 @@ _FIELDS_OF_A_PROXY = re.compile(
 # uri-host [":" port] without the comma, which RFC 3986 allows and no name has: it is how a second Host shows.
 _HOST = re.compile(rb"[0-9A-Za-z\-._~%!$&'()*+;=:\[\]]*")
 _CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;" + _TEXT + rb")?\r\n")
-_PLAIN_CHUNK_START = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+_match_chunk_start = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
 _TRAILER_LINE = re.compile(_FIELD_LINE)
 
 
@@ -301,17 +301,9 @@ class ChunkedBody:
         """
         while start < end and not self.done:
             state = self._state
-            if state is _Chunk.SIZE and not self._line:
-                # A chunk that lies in the buffer as a whole, which is nearly every one.
-                match = _PLAIN_CHUNK_START.match(data, start, end)
-                if match is not None:
-                    first = match.end()
-                    last = first + int(match[1], 16)
-                    if last > first and last + 2 <= end and data[last] == 13 and data[last + 1] == 10:
-                        content.append((first, last))
-                        start = last + 2
-                        continue
-            if state is _Chunk.DATA:
+            if state is _Chunk.SIZE and not self._line and (after := _whole_chunks(data, start, end, content)) > start:
+                start = after
+            elif state is _Chunk.DATA:
                 start = self._follow_data(start, end, content)
             elif state is _Chunk.DATA_CR or state is _Chunk.DATA_LF:
                 self._take_chunk_end(data[start])
@@ -364,6 +356,18 @@ class ChunkedBody:
             self.done = True
         elif not _TRAILER_LINE.fullmatch(line):
             raise HttpInvalid(f"trailer line of {len(line)} bytes is malformed")
+
+
+def _whole_chunks(data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
+    """Take the chunks from `start` on that lie before `end` as a whole, which nearly all do; return where they end."""
+    while match := _match_chunk_start(data, start, end):
+        first = match.end()
+        last = first + int(match[1], 16)
+        if last == first or last + 2 > end or not data.startswith(b"\r\n", last):
+            break  # the last one, which is empty, one that goes on, or a bad one
+        content.append((first, last))
+        start = last + 2
+    return start
 
 
 Body: TypeAlias = NoBody | LengthBody | ChunkedBody | UntilCloseBody

@@ -90,6 +90,27 @@ def test_a_process_is_named_by_what_it_was_started_with(directory: PeerDirectory
     assert directory.name_of(process.pid) is None  # it has gone
 
 
+def test_a_process_that_becomes_another_program_is_looked_at_again(directory: PeerDirectory) -> None:
+    """It may have another environment then; until then one look is enough."""
+    process = subprocess.Popen(
+        ["sh", "-c", "echo x; read y; WIREMETER_RUN=second:2 exec cat"],
+        stdin=-1,
+        stdout=-1,
+        text=True,
+        env=os.environ | {"WIREMETER_RUN": "first:1"},
+    )
+    try:
+        assert process.stdin is not None and process.stdout is not None and process.stdout.readline() == "x\n"
+        for _ in range(2):
+            assert directory.name_of(process.pid) == ClientName("first", "1")
+        process.stdin.write("go on\nhere\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "here\n"  # cat runs
+        assert directory.name_of(process.pid) == ClientName("second", "2")
+    finally:
+        process.communicate(timeout=10)
+
+
 def test_a_process_that_has_gone_leaves_its_user(directory: PeerDirectory) -> None:
     """The rest is unknown."""
     client = directory.client_of(Owner(os.getuid(), 1))
