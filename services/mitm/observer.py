@@ -8,10 +8,9 @@ records. Nothing that it meets may stop the traffic: what it cannot read becomes
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache, wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from functools import lru_cache
+from typing import Protocol
 
 import orjson
 
@@ -22,6 +21,8 @@ from services.dialects.recognise import catalogue_reader, recognise, request_rea
 from services.events.exchange import Client, ExchangeCounted, UsageRecorded
 from services.events.identity import UlidSource
 from services.events.usage import Outcome, ResponseUsage
+from services.mitm.harmless import harmless
+from services.mitm.times import milliseconds, timestamp
 from services.runtime.logs import Logs
 from services.wire.content_encoding import ContentDecoder, content_decoder
 from services.wire.errors import WireError
@@ -30,8 +31,6 @@ from services.wire.http1 import RequestHead, ResponseHead
 INTERNAL = "internal error, see the log"
 _UNKNOWN = Call(kind=CallKind.UNKNOWN)
 _NOTHING_SAID = RequestFacts()
-_Arguments = ParamSpec("_Arguments")
-_Observer = TypeVar("_Observer", bound="Fallible")
 
 
 class Abort(StrEnum):
@@ -73,28 +72,6 @@ class ObserverParts:
     # Seconds since the epoch that belong to the monotonic time 0.
     epoch_offset_s: Callable[[], float]
     decoded_bytes_max: int
-
-
-class Fallible(Protocol):
-    """What may have a bug."""
-
-    def failed(self, error: Exception) -> None:
-        """A step has raised. Never raises."""
-
-
-def harmless(
-    step: Callable[Concatenate[_Observer, _Arguments], None],
-) -> Callable[Concatenate[_Observer, _Arguments], None]:
-    """Keep a bug in `step` from the traffic: it is logged, and nothing is read any more."""
-
-    @wraps(step)
-    def guarded(self: _Observer, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
-        try:
-            step(self, *args, **kwargs)
-        except Exception as error:
-            self.failed(error)
-
-    return guarded
 
 
 class Observation:
@@ -498,22 +475,6 @@ def _json_of(client: Client) -> orjson.Fragment:
 
 
 _NOBODY = _json_of(Client())
-
-
-def timestamp(unix_s: float) -> str:
-    """Write a time as RFC 3339 in UTC, with microseconds."""
-    second = int(unix_s)
-    return f"{_second(second)}.{int((unix_s - second) * 1e6):06d}Z"
-
-
-@lru_cache(maxsize=8)
-def _second(unix_s: int) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def milliseconds(seconds: float) -> float:
-    """Return a span of time as records have it."""
-    return round(seconds * 1000, 3)
 
 
 def _decoder_for(coding: str, bytes_max: int) -> ContentDecoder | None:

@@ -17,15 +17,14 @@ import orjson
 
 from services.dialects.dialect import SocketReader
 from services.events.usage import Outcome, ResponseUsage
+from services.mitm.harmless import harmless
 from services.mitm.observer import (
     INTERNAL,
     Abort,
     Observation,
     ObserverParts,
-    harmless,
-    milliseconds,
-    timestamp,
 )
+from services.mitm.times import milliseconds, timestamp
 from services.wire.errors import WireError
 from services.wire.http1 import ResponseHead
 from services.wire.websocket import (

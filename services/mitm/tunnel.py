@@ -7,8 +7,9 @@ from collections.abc import Callable
 import orjson
 
 from services.events.exchange import Client, ExchangeCounted
-from services.mitm.observer import ObserverParts, milliseconds, timestamp
+from services.mitm.observer import ObserverParts
 from services.mitm.stream import BROKEN_OFF, NOTHING_YET, Scratch, Stream
+from services.mitm.times import milliseconds, timestamp
 
 # A side that is this far behind stops the other one's reading; at half of it reading goes on.
 BACKLOG_BYTES_MAX = 256 * 1024

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import services.mitm.observer as observer_module
-from services.mitm.observer import timestamp
 from tests.support.mitm import Mitm, post, response
 from tests.support.raw_upstream import answering, server_context
 from tests.support.tls_end import WAIT_S, TlsEnd, unread_bytes
@@ -357,8 +356,3 @@ def test_a_working_directory_that_is_not_unicode_does_not_matter(proxy: Mitm, tm
     subprocess.run(command, cwd=folder, check=True, timeout=20)
     [record] = proxy.outbox.of(host)
     assert record["client"]["cwd"].endswith("/caf\ufffd")
-
-
-def test_times_are_written_in_utc_with_microseconds() -> None:
-    """RFC 3339."""
-    assert timestamp(0.5) == "1970-01-01T00:00:00.500000Z"
