@@ -93,6 +93,21 @@ def test_other_endpoints_are_counted_by_name(running: Chain) -> None:
     assert not [record for record in running.records() if record["outcome"] in ("unreadable", "no_usage")]
 
 
+def test_a_client_that_hangs_up_cancels_the_turn_down_to_the_provider(running: Chain) -> None:
+    """The language server breaks off its call; what was spent until then is a lower bound, and the next turn works."""
+    before, recorded = len(running.provider.answers()), len(running.records_of_all_answers())
+    asked = len(running.provider.requests())
+    with asking_in_background(running, "Count. [[events 1500]] [[delay 20ms]]") as asking:
+        wait_for_a_model_call(running, asked)
+        asking.kill()
+    [broken] = running.provider.answers(after=before, at_least=1)
+    assert not broken["complete"]
+    [record] = eventually("its record", lambda: running.records()[recorded:])
+    assert (record["outcome"], record["aborted_by"]) == ("truncated", "client")
+    assert record["turn_id"]
+    running.ask("Are you there?")
+
+
 def test_another_users_port_443_is_untouched(running: Chain) -> None:
     """While a turn is metered it reaches the provider itself, whose certificate it sees, and leaves no trace."""
     bystander = running.machine.add_user("bystander")
@@ -166,9 +181,9 @@ def test_killed_under_traffic_it_comes_back_and_nothing_is_lost(running: Chain, 
     for answer in running.provider.answers(after=answered):
         if answer["complete"]:
             assert metered[answer["response_id"]] == answer["counts"]
-    broken = [(each["outcome"], each["aborted_by"]) for each in records[recorded:] if each["outcome"] != "ok"]
+    broken = {(each["outcome"], each["aborted_by"], each["reason"]) for each in records[recorded:]}
     if len(victims) == 2:  # one of the two carried it
-        assert ("truncated", "proxy") in broken
+        assert ("truncated", "proxy", "the proxy was killed in the middle of it") in broken
     servers = language_servers(running)
     assert len(servers) == 1, servers
 
@@ -199,7 +214,7 @@ def wait_for_a_model_call(running: Chain, after: int) -> None:
 
 
 @contextlib.contextmanager
-def asking_in_background(running: Chain, prompt: str) -> Iterator[None]:
+def asking_in_background(running: Chain, prompt: str) -> Iterator[subprocess.Popen[Any]]:
     """Ask in another process, whose fate does not matter: the chain is being broken on purpose."""
     question = {"model": running.models()[0], "stream": True, "messages": [{"role": "user", "content": prompt}]}
     asking = running.machine.popen(
@@ -209,6 +224,6 @@ def asking_in_background(running: Chain, prompt: str) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield
+        yield asking
     finally:
         asking.wait(timeout=60)
