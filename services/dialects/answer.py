@@ -122,10 +122,12 @@ class AnswerReader:
             self._failure = str(error)
             return False
         changed = False
-        if self._end_mark in texts and self._is_event_stream:
-            self._saw_end_mark = True
+        if self._is_event_stream or self._framing is not None:
+            if self._end_mark in texts and self._is_event_stream:
+                self._saw_end_mark = True
+            texts = self._tally.worth_parsing(texts)
         # The elements of an array are all parsed: among them something that is not JSON is a fault.
-        for text in self._tally.worth_parsing(texts) if self._is_stream else texts:
+        for text in texts:
             try:
                 message = json_of(text)
             except ValueError:

@@ -8,7 +8,8 @@ arithmetic is published as it came, and named.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 import orjson
 
@@ -16,6 +17,7 @@ from services.events.usage import Counts
 
 # JSON numbers beyond this lose digits in other people's parsers, and no response ever used as many tokens.
 COUNT_MAX = 2**53
+_COUNT_OR_ABSENT = frozenset((int, type(None)))
 
 # Half of a pair, written as an escape. A provider that cuts its answer into tokens may cut a character in two.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -66,13 +68,22 @@ def _finite(number: str) -> float | None:
 
 def count_of(value: object) -> int | None:
     """Return `value` if it is a count: a whole number, perhaps written as `12.0`."""
-    if value is None:
-        return None
     if type(value) is int:
         return value if -COUNT_MAX <= value <= COUNT_MAX else None
     if type(value) is float and value.is_integer() and abs(value) <= COUNT_MAX:
         return int(value)
     return None
+
+
+def counts_of(values: Iterable[object]) -> tuple[int | None, ...]:
+    """As `count_of`, for several values at once, which nearly always are counts or absent."""
+    found = tuple(values)
+    if _COUNT_OR_ABSENT.issuperset(map(type, found)):
+        counts = cast(tuple[int | None, ...], found)
+        reported = tuple(filter(None, counts))
+        if not reported or (max(reported) <= COUNT_MAX and min(reported) >= -COUNT_MAX):
+            return counts
+    return tuple(map(count_of, found))
 
 
 def name_of(value: object) -> str | None:

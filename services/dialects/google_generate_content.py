@@ -32,6 +32,7 @@ from services.dialects.counts import (
     MODALITIES,
     anomalies_of,
     count_of,
+    counts_of,
     error_name_of,
     json_of,
     name_of,
@@ -153,7 +154,7 @@ class GenerateContentTally:
         usage = self._usage
         if not usage:
             return {}
-        total, prompt, answer, thoughts, cached, tool_use = map(count_of, map(usage.get, COUNT_FIELDS))
+        total, prompt, answer, thoughts, cached, tool_use = counts_of(map(usage.get, COUNT_FIELDS))
         counts: dict[str, int | float] = {
             "input_tokens": (prompt or 0) + (tool_use or 0),
             "output_tokens": (answer or 0) + (thoughts or 0),

@@ -1,6 +1,8 @@
 """Values from JSON are taken for what they are or not at all, and sums that do not add up are named."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.dialects.counts import (
     COUNT_MAX,
@@ -8,6 +10,7 @@ from services.dialects.counts import (
     anomalies_of,
     cost_of,
     count_of,
+    counts_of,
     error_name_of,
     json_of,
     name_of,
@@ -113,3 +116,9 @@ def test_broken_sums_are_named(counts: dict[str, int | float], anomalies: tuple[
 )
 def test_an_error_has_the_providers_own_name(error: object, name: str | None) -> None:
     assert error_name_of(error) == name
+
+
+@given(st.lists(st.none() | st.integers() | st.floats(allow_nan=False) | st.booleans() | st.text(max_size=3)))
+def test_several_values_are_taken_as_each_of_them(values: list[object]) -> None:
+    """`counts_of` is `count_of`, faster."""
+    assert counts_of(values) == tuple(map(count_of, values))
