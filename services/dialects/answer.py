@@ -28,6 +28,8 @@ from services.wire.errors import WireError
 from services.wire.json_stream import BYTE_ORDER_MARK, WHITE_SPACE, JsonElementReader
 from services.wire.sse import ServerSentEventReader
 
+EVENT_STREAM = "text/event-stream"
+
 # Error objects are a few hundred bytes; some gateways answer with a whole page.
 ERROR_BYTES_MAX = 64 * 1024
 
@@ -108,7 +110,7 @@ class AnswerReader:
         self._saw_end_mark = False
         self._events = ServerSentEventReader()
         self._elements = JsonElementReader()
-        self._is_event_stream = self._content_type == "text/event-stream"
+        self._is_event_stream = self._content_type == EVENT_STREAM
         self._framing = framing
         self._split = self._split_by_first_byte
         self._failure: str | None = None
@@ -119,6 +121,8 @@ class AnswerReader:
         try:
             texts = self._split(data)
         except WireError as error:
+            if self._content_type == EVENT_STREAM and not self._is_event_stream:
+                return self._feed_as_events(data)
             self._failure = str(error)
             return False
         changed = False
@@ -156,6 +160,12 @@ class AnswerReader:
     @property
     def _is_stream(self) -> bool:
         return self._is_event_stream or self._framing is not None
+
+    def _feed_as_events(self, data: bytes) -> bool:
+        """What began as JSON under the label of an event stream, and is none, is one after all."""
+        self._is_event_stream = True
+        self._split = self._events.feed_data
+        return self.feed(data)
 
     def _split_by_first_byte(self, data: bytes) -> list[bytes]:
         if self._framing is not None and data:

@@ -74,7 +74,7 @@ HIDDEN_ALWAYS = frozenset({"compaction", "advisor_message"})
 _MESSAGES_PATH = re.compile(r".*/v1/messages/?")
 _VERTEX_PATH = re.compile(r".*/publishers/anthropic/models/([^/]+):(rawPredict|streamRawPredict)/?")
 _FREE_PATH = re.compile(
-    r"/v1/messages/(count_tokens|batches)(?:/.*)?|/v1/(models|files|organizations)(?:/.*)?|/(api/\w+|mcp-registry)(?:/.*)?"
+    r"/v1/messages/(count_tokens|batches)(?:/.*)?|/v1/(models|files|organizations|mcp_servers|skills)(?:/.*)?|/(api/\w+|mcp-registry)(?:/.*)?"
 )
 
 VERTEX_COUNT_TOKENS = "count-tokens"  # Vertex spells this endpoint as if it were a model

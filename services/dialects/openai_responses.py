@@ -174,6 +174,7 @@ class ResponsesSocketReader:
         self._under_way: list[_Turn] = []
         # A client may ask for the same terminal event again when it comes back.
         self._reported: deque[str] = deque(maxlen=REMEMBERED_IDS)
+        self._warmed_up: deque[str] = deque(maxlen=REMEMBERED_IDS)  # ended without anything to report
 
     def feed_client(self, text: bytes) -> tuple[ResponseUsage, ...]:
         message = _object_in(text) if b"response.create" in text else {}
@@ -212,15 +213,16 @@ class ResponsesSocketReader:
         given_up: tuple[ResponseUsage, ...] = ()
         turn = self._turn_of(response_id)
         if turn is None:  # its request was not seen, or not understood
-            turn = _Turn(self._call, self._facts, is_warm_up=False)
+            turn = _Turn(self._call, self._facts, is_warm_up=response_id in self._warmed_up)
             given_up = self._begin(turn)
         turn.tally.read(message)
         if not turn.tally.has_ended:
             return given_up
         self._under_way.remove(turn)
+        said = turn.finish()
         if response_id is not None:
-            self._reported.append(response_id)
-        return given_up + turn.finish()
+            (self._reported if said else self._warmed_up).append(response_id)
+        return given_up + said
 
     def _begin(self, turn: "_Turn") -> tuple[ResponseUsage, ...]:
         self._under_way.append(turn)
@@ -231,6 +233,8 @@ class ResponsesSocketReader:
         for turn in self._under_way:
             if turn.tally.response_id == response_id and response_id is not None:
                 return turn
+        if response_id in self._warmed_up:
+            return None
         return next((turn for turn in self._under_way if turn.tally.response_id is None), None)
 
     def _read_error(self, message: dict[str, object]) -> tuple[ResponseUsage, ...]:

@@ -76,6 +76,10 @@ DIALECTS: tuple[Dialect, ...] = (
     openai_chat.DIALECT,  # knows by name what else OpenAI-shaped APIs have
 )
 
+# Questions about an endpoint and no use of it (RFC 9110 §9.3.2, §9.3.7): agents look with HEAD whether they are online,
+# browsers ask with OPTIONS before they send.
+METHODS_THAT_ASK = frozenset({"HEAD", "OPTIONS"})
+
 # A longer path is recognised anew each time: what is remembered has a bound in bytes, too.
 _REMEMBERED_LETTERS_MAX = 512
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -100,6 +104,8 @@ def recognise(method: str, host: str, target: str) -> Call:
 def _recognised(method: str, host: str, target: str) -> Call:
     """Without its query, which may hold a key, a target is one of few: an agent asks for the same again and again."""
     endpoint = Endpoint(method=method.upper(), host=host_name(host), path=_path_of(target))
+    if endpoint.method in METHODS_THAT_ASK:
+        return Call(kind=CallKind.OTHER, provider=provider_of(host), operation=f"({endpoint.method.lower()})")
     for dialect in DIALECTS:
         call = dialect.recognise(endpoint)
         if call is not None and call.provider == SELF_HOSTED:

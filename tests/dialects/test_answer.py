@@ -109,6 +109,9 @@ def test_json_under_the_label_of_a_stream_is_json(status: int) -> None:
     assert end_of(ANSWER, EVENTS).counts == end_of(ANSWER, JSON).counts != {}
     assert end_of(ANSWER, EVENTS).outcome is Outcome.OK
     assert end_of(ANSWER[:-1], EVENTS).outcome is Outcome.TRUNCATED
+    for junk in (b'{"a": 1}\n\n', b'{"a": [1}}\n', b"[]\n"):
+        assert end_of(junk + STREAM, EVENTS).counts == end_of(ANSWER, JSON).counts
+        assert end_of(junk + STREAM, EVENTS).outcome is Outcome.OK
 
 
 @pytest.mark.parametrize("content_type", ["", "application/octet-stream"])

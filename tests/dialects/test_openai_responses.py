@@ -281,6 +281,18 @@ def test_what_is_no_message_is_nothing(garbage: bytes) -> None:
     assert reader.feed_client(garbage) == reader.feed_server(garbage) == reader.end(complete=True) == ()
 
 
+def test_a_warm_up_that_reports_late_takes_no_other_request_with_it() -> None:
+    reader = socket()
+    reader.feed_client(create(generate=False))
+    assert reader.feed_server(text(event("completed", "r1"))) == ()
+    reader.feed_client(create())
+    assert reader.feed_server(text(event("completed", "r1"))) == ()
+    (late,) = reader.feed_server(text(event("completed", "r1", usage=USAGE)))
+    assert (late.response_id, late.outcome) == ("r1", Outcome.OK)
+    (record,) = reader.feed_server(text(event("completed", "r2", usage=USAGE)))
+    assert (record.response_id, reader.pending()) == ("r2", ())
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["create", "warm-up", "created", "completed", "failed", "error", "delta"]),

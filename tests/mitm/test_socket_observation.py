@@ -17,6 +17,7 @@ from services.dialects import openai_responses
 from services.mitm.observer import Abort
 from services.mitm.socket_observation import SocketObservation, observe_socket
 from services.wire.http1 import read_response_head
+from tests.support.eventually import eventually
 from tests.support.fixtures import Fixture, fixtures
 from tests.support.mitm import Mitm, get
 from tests.support.observing import Observing
@@ -495,6 +496,43 @@ def test_garbage_passes_unchanged(proxy: Mitm, up: bytes, down: bytes, is_deflat
         assert client.read(len(down)) == down
         client.close()
         assert len(proxy.outbox.of(host)) == 1
+
+
+@pytest.mark.parametrize("extensions", ["", "permessage-deflate"], ids=["plain", "deflated"])
+@pytest.mark.parametrize("method", ["feed_client", "feed_server", "pending", "end"])
+def test_a_reader_that_fails_leaves_the_frames_alone(
+    proxy: Mitm, method: str, extensions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes before the failure, with it and behind it passes identical; the record says that it happened."""
+
+    def fail(*_: object, **__: object) -> object:
+        raise RuntimeError("this reader fails")
+
+    monkeypatch.setattr(openai_responses.ResponsesSocketReader, method, fail)
+    client_says, server_says = (Speaker(is_client=each, extensions=extensions) for each in (True, False))
+    turns = [
+        (client_says.say(asking("a"), 2), server_says.say(created(f"r{n}")) + server_says.say(completed(f"r{n}"), 3))
+        for n in range(3)
+    ]
+
+    def script(link: TlsEnd) -> None:
+        for asked, answered in turns:
+            assert link.read(len(asked)) == asked
+            link.send(*cut_at(answered, [1, 5, 90]))
+        link.wait_gone()
+
+    with opened(proxy, script, extensions=extensions) as (host, client):
+        for asked, answered in turns:
+            client.send(*cut_at(asked, [1, 4, 30]))
+            assert client.read(len(answered)) == answered
+        client.close()
+        [record] = eventually(
+            "a record of the failure",
+            lambda: [each for each in proxy.outbox.of(host) if each["outcome"] == "unreadable"],
+        )
+    assert record["reason"] == "internal error, see the log"
+    assert proxy.logged("observation.failed")
+    proxy._sink.lines = [line for line in proxy._sink.lines if line["event"] != "observation.failed"]
 
 
 def test_traffic_goes_on_behind_a_frame_that_cannot_be_read(proxy: Mitm) -> None:
