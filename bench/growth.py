@@ -31,6 +31,7 @@ from services.runtime.run import raise_descriptor_limit
 
 _KIB = 1024
 _HANDSHAKES_AT_ONCE = 16
+_OPENED_PER_S = 150
 _OPENING = "/v1internal:streamGenerateContent?alt=sse&n=1&size=400&every=0"
 
 
@@ -116,8 +117,11 @@ def streams(quick: bool) -> Growth:
         path = f"/v1internal:streamGenerateContent?alt=sse&n={pace * seconds // count}&size=400&every={count / pace}"
         async with contextlib.AsyncExitStack() as stack:
             clients = await _connected(stack, system, count)
-            # What opening costs is no matter of events: connections to the provider are there when it begins.
-            await asyncio.gather(*(each.ask(_OPENING) for each in clients))
+            # What opening costs is no matter of events: each stream needs a connection to the provider of its own, so
+            # all are held open until the last one is there.
+            held_s = count / _OPENED_PER_S + 1
+            opening = f"/v1internal:streamGenerateContent?alt=sse&n=1&size=400&every={held_s}"
+            await asyncio.gather(*(_after(n / _OPENED_PER_S, each, opening) for n, each in enumerate(clients)))
             before_s = processor_s(system.mitm)
             await asyncio.gather(*(_after(number / pace, each, path) for number, each in enumerate(clients)))
             events = pace * seconds // count * count
