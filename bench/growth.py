@@ -114,18 +114,24 @@ def streams(quick: bool) -> Growth:
     pace, seconds = 1000, 2 if quick else 6
 
     async def measured(system: Proxied, count: int) -> float:
-        path = f"/v1internal:streamGenerateContent?alt=sse&n={pace * seconds // count}&size=400&every={count / pace}"
+        # Looked at in the middle, while all of them speak: what begins and ends is no matter of events.
+        cycle_s = count / pace
+        before_s, after_s = cycle_s + 1, cycle_s + 1
+        events = int((before_s + seconds + after_s) / cycle_s) + 1
+        path = f"/v1internal:streamGenerateContent?alt=sse&n={events}&size=400&every={cycle_s}"
         async with contextlib.AsyncExitStack() as stack:
             clients = await _connected(stack, system, count)
-            # What opening costs is no matter of events: each stream needs a connection to the provider of its own, so
-            # all are held open until the last one is there.
-            held_s = count / _OPENED_PER_S + 1
-            opening = f"/v1internal:streamGenerateContent?alt=sse&n=1&size=400&every={held_s}"
+            # Each stream needs a connection to the provider of its own: all are held open until the last one is there.
+            opening = f"/v1internal:streamGenerateContent?alt=sse&n=1&size=400&every={count / _OPENED_PER_S + 1}"
             await asyncio.gather(*(_after(n / _OPENED_PER_S, each, opening) for n, each in enumerate(clients)))
-            before_s = processor_s(system.mitm)
-            await asyncio.gather(*(_after(number / pace, each, path) for number, each in enumerate(clients)))
-            events = pace * seconds // count * count
-            return (processor_s(system.mitm) - before_s) / events * 1e6
+            async with asyncio.TaskGroup() as tasks:
+                for number, each in enumerate(clients):
+                    tasks.create_task(_after(number / pace, each, path))
+                await asyncio.sleep(before_s)
+                began, used_s = time.monotonic(), processor_s(system.mitm)
+                await asyncio.sleep(seconds)
+                used_s, took_s = processor_s(system.mitm) - used_s, time.monotonic() - began
+        return used_s / (took_s * pace) * 1e6
 
     points = []
     for count in numbers:
