@@ -235,6 +235,7 @@ def _grow_ledger(sizes: tuple[int, ...]) -> tuple[Growth, Growth]:
                 rows = store.last_seq
             with frontproxy(home) as port:
                 for what, path in _asked(rows, step_us).items():
+                    ask(port, path, 10)  # the first ones open and read what stays in memory then
                     times_ms = [each * 1e3 for each in ask(port, path, 200)]
                     answers.setdefault(what, []).append((size, percentile(times_ms, 50)))
     across = "records in the ledger"
@@ -243,7 +244,7 @@ def _grow_ledger(sizes: tuple[int, ...]) -> tuple[Growth, Growth]:
         Growth(
             title="Commits of 100 records to a growing ledger, durable",
             across=across,
-            upwards="processor time per record, µs",
+            upwards="processor time per record, median of the commits, µs",
             series={"commit": costs},
         ),
     )
@@ -266,10 +267,12 @@ def _commit_cost_us(store: LedgerStore, rows: int) -> float:
         [arrival(number, FIRST_US + number * 1000) for number in range(first, first + 100)]
         for first in range(rows + 1, rows + 2001, 100)
     ]
-    began = time.process_time()
+    taken_us = []
     for batch in batches:
+        began = time.process_time()
         store.commit(batch)
-    return (time.process_time() - began) / 2000 * 1e6
+        taken_us.append((time.process_time() - began) / len(batch) * 1e6)
+    return percentile(taken_us, 50)
 
 
 SERIES: Mapping[str, Callable[[bool], Growth]] = {
