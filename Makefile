@@ -6,14 +6,15 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Two installs are the same: exact versions, known hashes, nothing resolved.
 INSTALL := $(PIP) install --no-deps --require-hashes
 
-.PHONY: help run stop test lint bench lock clean
+.PHONY: help run stop test lint bench growth lock clean
 
 help:
 	@echo 'make run     start Wiremeter, send one prompt through it, show what it cost'
 	@echo 'make stop    stop everything'
 	@echo 'make test    format, lint, types, tests'
 	@echo 'make lint    the first three of these'
-	@echo 'make bench   measure'
+	@echo 'make bench   measure what everything costs (some minutes; one with QUICK=1)'
+	@echo 'make growth  measure how cost grows, and draw it'
 	@echo 'make lock    choose new versions of what we depend on'
 	@echo 'make clean   remove the virtual environment and what tools have left'
 
@@ -38,7 +39,10 @@ lint: .venv/installed-dev
 	$(BIN)/mypy services
 
 bench: .venv/installed-dev
-	@for each in bench/*.py; do echo "== $$each"; $(BIN)/python -m bench.$$(basename "$$each" .py) || exit 1; done
+	@$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+growth: .venv/installed-dev
+	@$(BIN)/python -m bench.growth $(if $(QUICK),--quick)
 
 # The versions that are in the lock stay unless UPGRADE=--upgrade.
 lock: COMPILE = CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet $(UPGRADE) --generate-hashes --allow-unsafe --all-build-deps --strip-extras \

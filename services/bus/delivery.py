@@ -29,7 +29,7 @@ class HeldEpoch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherGreeted:
     """
-    Said by a publisher ten times a second: the epochs whose marks it wants to hear.
+    Said by a publisher ten times a second, at rest a quarter as often: the epochs whose marks it wants to hear.
 
     A cursor below `first - 1` can never be served again: the publisher no longer holds what is missing.
     """

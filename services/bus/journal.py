@@ -31,7 +31,7 @@ from services.bus.store import (
 _EPOCH_NAME = re.compile("[0-9a-f]{32}")
 # In a draft, which is a record; inside a string of it the quotes would be escaped.
 _RUN = re.compile(rb'"run":"([0-9A-Za-z]+)"')
-# A hello names every epoch, ten times a second.
+# A hello names every epoch, up to ten times a second.
 _PAST_EPOCHS_MAX = 64
 # A draft is written again when the segment that has it is this many segments behind (more when there are many
 # drafts), so that an exchange that lasts for days does not keep every segment since its start alive.

@@ -153,6 +153,8 @@ class ExchangePublisher:
         self._gather: asyncio.TimerHandle | None = None
         self._gather_at = float("-inf")  # when the next message may go
         self._heard_at = float("-inf")
+        self._written = asyncio.Event()  # something may not be durable yet
+        self._written.set()
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     # What the data path calls.
@@ -160,14 +162,17 @@ class ExchangePublisher:
     def start(self, exchange_id: str, draft: bytes) -> None:
         """See `Journal.start`."""
         self._journal.start(exchange_id, draft)
+        self._written.set()
 
     def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
         """See `Journal.progress`."""
         self._journal.progress(exchange_id, members, repeats=repeats)
+        self._written.set()
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Journal the records that an exchange ends with, close its draft, and send them soon."""
         self._journal.finish(exchange_id, records)
+        self._written.set()
         window = self._live.window
         window.extend(self._journal.last)
         if window.last - window.next + 1 >= BATCH_RECORDS_MAX:
@@ -269,6 +274,8 @@ class ExchangePublisher:
 
     async def _tick(self) -> None:
         while True:
+            if self._journal.problem is not None:
+                self._written.set()  # what waited for room may be written now
             self._journal.retry()
             self._tell()
             now = time.monotonic()
@@ -357,7 +364,9 @@ class ExchangePublisher:
     async def _sync(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await self._written.wait()
             await asyncio.sleep(_SYNC_S)
+            self._written.clear()
             unsynced = self._journal.take_unsynced()
             if unsynced != ([], -1):
                 await loop.run_in_executor(self._syncer, Journal.sync, unsynced)

@@ -46,6 +46,8 @@ from services.runtime.run import VERSION
 
 _SCRIPTS = Path(__file__).resolve().parent
 _POLL_S = 0.25
+# Everything else has started by then, and people wait.
+_POLL_FOR_MITM_S = 0.05
 # A process that has closed its output is usually about to end, and its status says more.
 _LAST_WORDS_S = 0.5
 _COVERAGE_EVERY_S = 60.0
@@ -229,7 +231,7 @@ class Backend:
                 raise NoLodging(f"{detail}; not within {self._settings.start_timeout_s:g} s")
             if self._supervision.detail != detail:
                 self._take(Input.PROGRESSED, detail=detail)
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_FOR_MITM_S)
 
     async def _inhabit(self, lodging: Lodging) -> str:
         """Start the program, wait until it is ready, and then until it is over; leave nothing running."""

@@ -25,7 +25,7 @@ __all__ = ["run_directory"]
 class Desk:
     """An ingest, a publisher and a subscriber of the usage topic."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, commit_interval_s: float = 0.001) -> None:
         self.addresses = Addresses(directory)
         self.ledger = directory / "ledger.sqlite3"
         self.log = io.BytesIO()
@@ -40,7 +40,7 @@ class Desk:
             exchanges=self.exchanges,
             marks=self.marks,
             usage=self.usage,
-            commit_interval_s=0.001,
+            commit_interval_s=commit_interval_s,
             batch_records_max=10,
             logs=logs,
         )
@@ -70,9 +70,9 @@ class Desk:
             await asyncio.sleep(0.01)
 
 
-async def told(directory: Path, story: Callable[[Desk], Awaitable[None]]) -> None:
+async def told(directory: Path, story: Callable[[Desk], Awaitable[None]], **how: float) -> None:
     """Play one story; the parts need the loop when they are made."""
-    await Desk(directory).run(story)
+    await Desk(directory, **how).run(story)
 
 
 def test_what_is_published_is_committed_and_numbered(run_directory: Path) -> None:
@@ -93,6 +93,16 @@ def test_what_is_published_is_committed_and_numbered(run_directory: Path) -> Non
         assert desk.ingest.problem is None
 
     uvloop.run(told(run_directory, story))
+
+
+def test_the_first_record_after_a_pause_waits_for_no_company(run_directory: Path) -> None:
+    """However far apart commits are kept: an hour would be noticed."""
+
+    async def story(desk: Desk) -> None:
+        desk.finish(1, 2)
+        await desk.committed(1)
+
+    uvloop.run(told(run_directory, story, commit_interval_s=3600.0))
 
 
 def test_a_ledger_that_fails_is_tried_again_and_nothing_is_lost(run_directory: Path) -> None:

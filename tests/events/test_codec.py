@@ -1,5 +1,6 @@
 """Events as bytes: what is written is read, what is none is refused, and nothing else ever happens."""
 
+import re
 from typing import Any
 
 import orjson
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.events.codec import EVENT_BYTES_MAX, EventInvalid, decode, encode, read_object, value_from
+from services.events.codec import EVENT_BYTES_MAX, EventInvalid, checked, decode, encode, read_object, value_from
 from services.events.exchange import Client, UsageRecorded
 from services.events.lifecycle import ProcessBeat
 from services.events.turn import TurnDelta
@@ -78,6 +79,39 @@ def test_what_may_be_left_out_has_a_default(name: str) -> None:
             decode(UsageRecorded, less)
     else:
         decode(UsageRecorded, less)
+
+
+@given(any_event())
+def test_an_event_that_is_only_passed_on_stays_as_it_was(event: Any) -> None:
+    """Checked, and written again without a value of it ever being made."""
+    members = checked(type(event), read_object(encode(event)))
+    assert orjson.dumps({"schema": event.SCHEMA} | members) == encode(event)
+
+
+@given(st.sampled_from(sorted(GOOD)), JSON)
+def test_what_is_passed_on_is_checked_as_what_is_read(name: str, value: object) -> None:
+    """Refused for the same reason, or the same."""
+    changed = {**GOOD, name: value}
+    try:
+        event = decode(UsageRecorded, changed)
+    except EventInvalid as error:
+        with pytest.raises(EventInvalid, match=f"^{re.escape(str(error))}$"):
+            checked(UsageRecorded, changed)
+        return
+    assert orjson.dumps({"schema": event.SCHEMA} | checked(UsageRecorded, changed)) == encode(event)
+
+
+@given(st.sets(st.sampled_from(sorted(set(GOOD) - {"schema"}))))
+def test_what_is_left_out_is_filled_in(names: set[str]) -> None:
+    """Or refused, in both ways."""
+    less = {name: value for name, value in GOOD.items() if name not in names}
+    try:
+        event = decode(UsageRecorded, less)
+    except EventInvalid:
+        with pytest.raises(EventInvalid):
+            checked(UsageRecorded, less)
+        return
+    assert orjson.dumps({"schema": event.SCHEMA} | checked(UsageRecorded, less)) == encode(event)
 
 
 def test_a_newer_writer_may_say_more() -> None:
