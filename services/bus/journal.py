@@ -18,7 +18,7 @@ from pathlib import Path
 
 import orjson
 
-from services.bus.segment import ENTRY_BYTES_MAX, EXCHANGE_ID_BYTES_MAX, EntryKind, encode_entry
+from services.bus.segment import ENTRY_BYTES_MAX, EntryKind, encode_entry, entry_head, part_in, sealed, with_length
 from services.bus.store import (
     SEGMENT_SUFFIX,
     EpochReader,
@@ -66,26 +66,34 @@ class JournalLimits:
 class _Draft:
     """An exchange that is not over: where its draft is on disk, and what it says by now."""
 
-    __slots__ = ("_ends_in_a_repeat", "parts", "segment_number")
+    __slots__ = ("_ends_in_a_repeat", "_parts", "progress_head", "segment_number")
 
-    def __init__(self, segment_number: int, draft: bytes) -> None:
+    def __init__(self, key: bytes, segment_number: int, draft: bytes) -> None:
         self.segment_number = segment_number
-        self.parts = [_exactly(draft)]
+        self.progress_head = entry_head(EntryKind.PROGRESSED, 0, key)
+        self._parts = [with_length(draft)]  # as they were written
         self._ends_in_a_repeat = False
 
-    def add(self, members: bytes, repeats: bool) -> None:
+    def add(self, part: bytes, repeats: bool) -> None:
         if repeats and self._ends_in_a_repeat:
-            self.parts[-1] = _exactly(members)
+            self._parts[-1] = part
             return
-        self.parts.append(_exactly(members))
+        self._parts.append(part)
         self._ends_in_a_repeat = repeats
-        if len(self.parts) > _DRAFT_PARTS_MAX:
-            self.parts = [unfinished_record(self.parts)]
+        if len(self._parts) > _DRAFT_PARTS_MAX:
+            self._parts = [with_length(self.record())]
             self._ends_in_a_repeat = False
+
+    def record(self) -> bytes:
+        return unfinished_record([*map(part_in, self._parts)])
+
+    @property
+    def first_part(self) -> bytes:
+        return self._parts[0]
 
     @property
     def size_bytes(self) -> int:
-        return sum(map(len, self.parts))
+        return sum(map(len, self._parts))
 
 
 class Journal:
@@ -147,9 +155,9 @@ class Journal:
     def start(self, exchange_id: str, draft: bytes) -> None:
         """An exchange begins; `draft` is the record that stands if this process dies now."""
         key = exchange_id.encode()
-        if self._append(EntryKind.STARTED, 0, key, (draft,)):
+        if self._append(encode_entry(EntryKind.STARTED, 0, key, (draft,))):
             self._drafts.pop(key, None)  # the oldest draft stands first, always
-            self._drafts[key] = _Draft(self._segment_number, draft)
+            self._drafts[key] = _Draft(key, self._segment_number, draft)
 
     def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
         """
@@ -157,11 +165,12 @@ class Journal:
 
         Progress that `repeats` always has the same members: the last stands for all, and nothing has to be merged.
         """
-        key = exchange_id.encode()
-        draft = self._drafts.get(key)
-        # Without its start on disk (which was full then) progress would mean nothing to a reader.
-        if draft is not None and self._append(EntryKind.PROGRESSED, 0, key, (members,)):
-            draft.add(members, repeats)
+        draft = self._drafts.get(exchange_id.encode())
+        if draft is None:
+            return  # without its start on disk (which was full then) progress would mean nothing to a reader
+        part = with_length(members)
+        if self._append(sealed(draft.progress_head + part)):
+            draft.add(part, repeats)
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Write the records that an exchange ends with and close its draft, in one entry: both or neither."""
@@ -194,7 +203,7 @@ class Journal:
 
     def open_runs(self) -> Counter[str]:
         """Count the exchanges that are not over by the `client.run` that they belong to."""
-        found = (_RUN.search(draft.parts[0]) for draft in self._drafts.values())
+        found = (_RUN.search(draft.first_part) for draft in self._drafts.values())
         return Counter(match[1].decode() for match in found if match)
 
     def retry(self) -> None:
@@ -206,7 +215,7 @@ class Journal:
             self._waiting_bytes -= sum(map(len, records))
         if self.problem is not None and not self._waiting and self._descriptor >= 0:
             # Nothing waits, so only a try tells whether there is room again: an entry that says nothing.
-            self._append(EntryKind.PROGRESSED, 0, b"", ())
+            self._append(encode_entry(EntryKind.PROGRESSED, 0, b"", ()))
 
     def read(self, first: int, records_max: int, bytes_max: int) -> list[bytes]:
         """
@@ -314,7 +323,7 @@ class Journal:
         segment.path.unlink(missing_ok=True)
 
     def _append_finished(self, key: bytes, records: Sequence[bytes]) -> bool:
-        if not self._append(EntryKind.FINISHED, self.last + 1, key, records):
+        if not self._append(encode_entry(EntryKind.FINISHED, self.last + 1, key, records)):
             return False
         for record in records:
             self.last += 1
@@ -326,11 +335,11 @@ class Journal:
         self._drafts.pop(key, None)
         return True
 
-    def _append(self, kind: EntryKind, sequence: int, key: bytes, parts: Sequence[bytes]) -> bool:
+    def _append(self, entry: bytes) -> bool:
         """Write one entry, whole or not at all; False if it could not be."""
         if self._written >= self._rotate_at_bytes:
             self._rotate()
-        return self._write(encode_entry(kind, sequence, key[:EXCHANGE_ID_BYTES_MAX], parts))
+        return self._write(entry)
 
     def _write(self, entry: bytes) -> bool:
         size = len(entry)
@@ -409,12 +418,12 @@ class Journal:
             key, draft = next(iter(self._drafts.items()))
             if draft.segment_number >= oldest_kept:
                 return
-            record = unfinished_record(draft.parts)
+            record = draft.record()
             # Straight to the file: an append could rotate again.
-            if not self._write(encode_entry(EntryKind.STARTED, 0, key[:EXCHANGE_ID_BYTES_MAX], (record,))):
+            if not self._write(encode_entry(EntryKind.STARTED, 0, key, (record,))):
                 return
             del self._drafts[key]
-            self._drafts[key] = _Draft(self._segment_number, record)
+            self._drafts[key] = _Draft(key, self._segment_number, record)
 
 
 def _exactly(written: bytes) -> bytes:

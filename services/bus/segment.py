@@ -43,10 +43,28 @@ class Entry(NamedTuple):
 
 
 def encode_entry(kind: EntryKind, sequence: int, exchange_id: bytes, parts: Sequence[bytes]) -> bytes:
-    """Write one entry; the exchange id has at most `EXCHANGE_ID_BYTES_MAX` bytes."""
-    summed = _BODY_HEAD.pack(sequence, kind, len(exchange_id)) + exchange_id
-    for part in parts:
-        summed += _LENGTH.pack(len(part)) + part
+    """Write one entry."""
+    return sealed(entry_head(kind, sequence, exchange_id) + b"".join(map(with_length, parts)))
+
+
+def entry_head(kind: EntryKind, sequence: int, exchange_id: bytes) -> bytes:
+    """Write what stands before the parts of an entry; an id is cut after `EXCHANGE_ID_BYTES_MAX` bytes."""
+    exchange_id = exchange_id[:EXCHANGE_ID_BYTES_MAX]
+    return _BODY_HEAD.pack(sequence, kind, len(exchange_id)) + exchange_id
+
+
+def with_length(part: bytes) -> bytes:
+    """Write one part; `part_in` returns it."""
+    return _LENGTH.pack(len(part)) + part
+
+
+def part_in(written: bytes) -> bytes:
+    """Return the part that `with_length` has written."""
+    return written[_LENGTH.size :]
+
+
+def sealed(summed: bytes) -> bytes:
+    """Complete an entry, of which head and parts are there, with its length and sum."""
     return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
 
 
