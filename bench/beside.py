@@ -1,11 +1,13 @@
 """
-Run one mitm worker as a benchmark of proxies wants it: a port, an upstream, an authority, all by argument.
+Run mitm as a benchmark of proxies wants it: a port, an upstream, an authority, all by argument.
 
-    python -m bench.beside --listen 9443 --to 18443 --host NAME --ca ca-and-key.pem --trust ca.pem [--accountant]
+    python bench/beside.py --listen 9443 --to 18443 --host NAME --ca ca-and-key.pem --trust ca.pem [--accountant]
+        [--workers 2]
 
 Everything is on: certificates on demand, dialects, the journal, the bus, limits, attribution. The authority is the
 benchmark's own, put where a user's own would be. With --accountant one runs beside the worker, in its process tree, so
-that what it costs is counted too. State goes to a new directory, which is removed at the end.
+that what it costs is counted too; --workers are as many as share the port. State goes to a new directory, which is
+removed at the end.
 """
 
 import argparse
@@ -28,13 +30,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def main() -> int:
     """Run until a signal says otherwise."""
-    parser = argparse.ArgumentParser(description="One mitm worker beside other proxies.")
+    parser = argparse.ArgumentParser(description="mitm beside other proxies.")
     parser.add_argument("--listen", type=int, required=True)
     parser.add_argument("--to", type=int, required=True, help="upstream port on 127.0.0.1")
     parser.add_argument("--host", default="daily-cloudcode-pa.googleapis.com")
     parser.add_argument("--ca", type=Path, required=True, help="certificate and key of the authority")
     parser.add_argument("--trust", type=Path, required=True, help="authority of the upstream")
     parser.add_argument("--accountant", action="store_true")
+    parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="wm-beside-") as home:
         return run(arguments, Path(home))
@@ -51,9 +54,12 @@ def run(arguments: argparse.Namespace, home: Path) -> int:
         "WIREMETER_MITM_POOL_SIZE_MAX": "4096",
         "WIREMETER_ACCOUNTANT_USAGE_ENDPOINT": f"tcp://127.0.0.1:{arguments.listen ^ 1}",
     }
-    services = ["mitm", "accountant"] if arguments.accountant else ["mitm"]
+    services = [["mitm", str(number)] for number in range(arguments.workers)]
+    if arguments.accountant:
+        services.append(["accountant"])
     started = [
-        subprocess.Popen([sys.executable, "-m", f"services.{name}"], cwd=PROJECT, env=environ) for name in services
+        subprocess.Popen([sys.executable, "-m", f"services.{name}", *words], cwd=PROJECT, env=environ)
+        for name, *words in services
     ]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: [process.terminate() for process in started])

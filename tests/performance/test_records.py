@@ -13,20 +13,16 @@ from services.bus.delivery import ExchangeBatch, batch_from, encode_batch
 from services.bus.journal import Journal
 from services.events.codec import encode
 from services.ledger.store import LedgerStore
-from tests.support.call_counts import calls_of, system_calls_of
+from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
 
 BATCH = 64
 BATCHES = 10
-# Calls of one record: a fifth more is a finding; so is a third less, then the number is no guard any longer.
+# Calls of one record.
 JOURNAL_CALLS = 26
 INTAKE_CALLS = 93
 COMMIT_CALLS = 30
 # Of what a batch writes besides its rows: series, measures and sums of three levels.
 STATEMENTS_OF_SUMS_MAX = 4
-
-
-def is_as_ever(calls: float, expected: float) -> bool:
-    return expected * 0.67 < calls < expected * 1.2
 
 
 @contextmanager

@@ -1,0 +1,86 @@
+"""What mitm does for each piece that it forwards, counted: system calls and calls. It stays what it is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
+from tests.support.data_path import DataPath, data_path, events
+
+REQUEST = (
+    b"POST /v1internal:streamGenerateContent?alt=sse HTTP/1.1\r\nhost: daily-cloudcode-pa.googleapis.com\r\n"
+    b"content-type: application/json\r\ncontent-length: 20\r\n\r\n"
+    b'{"model":"gemini-3"}'
+)
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+UNKNOWN = (
+    b"POST /small HTTP/1.1\r\nhost: daily-cloudcode-pa.googleapis.com\r\ncontent-type: application/json\r\n"
+    b"content-length: 2\r\n\r\n{}"
+)
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+# Python's and built-in calls for one event with counts that comes alone, for each of 25 that come together, and for
+# one exchange that nobody reads.
+EVENT_CALLS = 82
+CROWDED_EVENT_CALLS = 9.5
+EXCHANGE_CALLS = 179
+CROWD = 25
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[DataPath]:
+    with data_path(tmp_path) as opened:
+        yield opened
+
+
+class Streaming:
+    """A stream whose first event has passed, so that names are known."""
+
+    def __init__(self, path: DataPath) -> None:
+        self._path = path
+        self._coming = events()
+        pass_on(path, REQUEST, up=True)
+        pass_on(path, HEAD, up=False)
+        self.wake_up_for(1)
+        self.dispatch()
+
+    def wake_up_for(self, count: int) -> None:
+        self._path.provider.send(b"".join(next(self._coming) for _ in range(count)))
+        self._path.await_bytes()
+
+    def dispatch(self) -> None:
+        self._path.dispatch()
+
+
+def pass_on(path: DataPath, data: bytes, *, up: bool) -> int:
+    """Send `data` one way and see that it arrives; return how many calls that took mitm."""
+    path.client.send(data) if up else path.provider.send(data)
+    path.await_bytes()
+    calls = calls_of(path.dispatch)
+    assert (path.provider if up else path.client).read(len(data)) == data
+    return calls
+
+
+@pytest.mark.parametrize("count", [1, CROWD])
+def test_events_are_heard_of_read_journaled_and_sent_once(path: DataPath, count: int) -> None:
+    """However many come together: four system calls, nothing is asked twice."""
+    stream = Streaming(path)
+    stream.wake_up_for(count)
+    assert system_calls_of(stream.dispatch) == {"poll": 1, "recv_into": 1, "write": 1, "send": 1}
+
+
+def test_an_event_takes_as_many_calls_as_ever(path: DataPath) -> None:
+    """Alone, and in a crowd."""
+    stream = Streaming(path)
+    stream.wake_up_for(1)
+    assert is_as_ever(calls_of(stream.dispatch), EVENT_CALLS)
+    stream.wake_up_for(CROWD)
+    assert is_as_ever(calls_of(stream.dispatch) / CROWD, CROWDED_EVENT_CALLS)
+
+
+def test_an_exchange_takes_as_many_calls_as_ever(path: DataPath) -> None:
+    """Request and response of a call that nobody can read, with its record, on connections that are there."""
+    for _ in range(2):
+        calls = pass_on(path, UNKNOWN, up=True) + pass_on(path, ANSWER, up=False)
+    assert is_as_ever(calls, EXCHANGE_CALLS)
