@@ -266,6 +266,26 @@ def test_an_exchange_that_lasts_for_ever_keeps_no_segments(tmp_path: Path) -> No
     assert past.last == 399
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.booleans(), max_size=30))
+def test_the_last_progress_of_each_kind_stands(tmp_path_factory: pytest.TempPathFactory, repeating: list[bool]) -> None:
+    """Progress that repeats and progress that is merged, in any order, over segments that carry the draft along."""
+    directory = tmp_path_factory.mktemp("journal")
+    journal = Journal.open(directory, "mitm-0", limits=JournalLimits(segment_bytes=600, retained_s=0))
+    journal.start("a", b'{"id":"a"}')
+    expected: dict[str, object] = {"id": "a"}
+    for number, repeats in enumerate(repeating):
+        name = "usage" if repeats else "model"
+        expected[name] = number
+        journal.progress("a", orjson.dumps({name: number}), repeats=repeats)
+        for _ in range(5):  # enough for a segment
+            journal.finish(None, [record(number)])
+        journal.expire(journal.last, float(number))
+    journal.close(journal.last)
+    _, (past,) = reopened(directory)
+    assert orjson.loads(past.unfinished.read(1, *EVERYTHING)[0]) == expected
+
+
 def test_many_open_exchanges_do_not_drown_the_journal_in_drafts(tmp_path: Path) -> None:
     """Writing them again costs a part of what is written anyway."""
     journal = Journal.open(tmp_path, "mitm-0", limits=JournalLimits(segment_bytes=2000))
