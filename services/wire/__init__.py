@@ -10,6 +10,8 @@ websocket         what one end of a WebSocket sends -> its text messages, throug
 content_encoding  gzip, deflate, br, zstd, undone piece by piece
 sse               an event stream -> server-sent events
 eventstream       an AWS event stream -> checked messages
+grpc              the body of a gRPC call -> messages, decompressed
+protobuf          one protobuf message -> the members that a shape names
 json_stream       a JSON array or JSON lines -> elements, as they arrive
 json_members      one passing JSON object -> a few of its scalar members
 
