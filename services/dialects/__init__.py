@@ -6,12 +6,14 @@ dialect       the terms: `Call`, `RequestFacts`, what a dialect has to bring, wh
 hosts         whose API a host name is; which hosts are worth intercepting
 answer        how any answer is read: framing, errors, and how it ended; the dialect's `Tally` says the rest
 framings      streams that are no event streams: JSON lines, AWS messages
+grpc_answer   how a gRPC answer is read, and how it ended
 counts        numbers and names taken from JSON; the sums that a provider's own numbers should keep
 request_body  the few members of a request body that a record needs
 model_names   the language server's placeholder names -> names of models
 openai_paths  the endpoints of OpenAI-shaped APIs; openai_usage  their usage objects; background_responses  late reports
 
     google_generate_content   Gemini API and Vertex AI, `:generateContent` and `:streamGenerateContent`
+    google_grpc               the same two over gRPC
     google_cloudcode          the Cloud Code wrapper around it, `v1internal:…`
     google_embeddings         Gemini API's `:embedContent` and kin, Vertex AI's `:predict` with an embedding model
     google_interactions       the Interactions API

@@ -18,6 +18,7 @@ Of messages that come together a dialect may leave out those that cannot change 
 has to be sure: looking into bytes chooses candidates, the JSON parser decides.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from services.dialects.counts import error_name_of, json_of, object_of, objects_of
@@ -141,6 +142,9 @@ class AnswerReader:
                 changed = True
         return changed
 
+    def read_trailer(self, fields: Mapping[str, str]) -> None:
+        pass  # no HTTP API says anything there
+
     def counts(self) -> Counts:
         return self._tally.counts()
 
@@ -258,6 +262,9 @@ class ErrorAnswerReader:
     def feed(self, data: bytes) -> bool:
         self._body += data[: ERROR_BYTES_MAX - len(self._body)]
         return False
+
+    def read_trailer(self, fields: Mapping[str, str]) -> None:
+        pass
 
     def counts(self) -> Counts:
         return {}

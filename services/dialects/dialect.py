@@ -99,6 +99,10 @@ class ResponseReader(Protocol):
         """Read the next piece of the decoded body; never raises. True when the counts changed by it."""
         ...
 
+    def read_trailer(self, fields: Mapping[str, str]) -> None:
+        """Read the fields behind the body, by lower-case name, as far as the wire's readers keep them; never raises."""
+        ...
+
     def counts(self) -> Counts:
         """Return the counts seen last: what `progress` says, at a fraction of its cost."""
         ...

@@ -19,6 +19,7 @@ from services.dialects import (
     google_cloudcode,
     google_embeddings,
     google_generate_content,
+    google_grpc,
     google_interactions,
     ollama,
     openai_chat,
@@ -59,6 +60,8 @@ __all__ = [
 DIALECTS: tuple[Dialect, ...] = (
     google_cloudcode.DIALECT,
     google_generate_content.DIALECT,
+    google_grpc.GEMINI_DIALECT,
+    google_grpc.VERTEX_DIALECT,
     google_embeddings.DIALECT,
     google_interactions.DIALECT,
     anthropic_messages.DIALECT,

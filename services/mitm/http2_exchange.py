@@ -23,6 +23,7 @@ from services.wire.http2_parts import (
     code_name,
     request_head_of,
     response_head_of,
+    trailer_of,
 )
 
 
@@ -156,6 +157,8 @@ class Exchange:
             response = response_head_of(part)
             if self._observation is not None:
                 self._observation.response_head(response, self._wiring.poller.now)
+        elif part.kind is HeadKind.TRAILER and self._observation is not None:
+            self._observation.response_trailer(trailer_of(part))
         # Interim heads are no beginning: an error can still be told behind them.
         self._begun = self._begun or part.kind is not HeadKind.INTERIM
         self._response_moved(part)

@@ -141,8 +141,8 @@ class Observation:
         self._call = call = recognise(request.method, self._host, request.target)
         if call.request_model is not None:
             self._facts = RequestFacts(model=call.request_model)
-        if request.fields.get(b"content-type", b"").startswith(b"application/grpc"):
-            self._problem = "gRPC messages are not read"
+        if call.dialect is None and request.fields.get(b"content-type", b"").startswith(b"application/grpc"):
+            self._problem = "gRPC messages of this call are not read"
         if call.kind is CallKind.MODEL_CALL:
             self._begin_call(request)
 
@@ -192,7 +192,7 @@ class Observation:
             status=response.status,
             content_type=content_type,
             facts=self._facts,
-            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in response.fields.items()},
+            headers=_texts(response.fields),
         )
         self._catalogue = catalogue_reader(self._call)
         if self._response_reader is None and self._catalogue is None:
@@ -205,6 +205,12 @@ class Observation:
         self.reads_response = True
         if self._response_reader is not None and self._response_reader.counts():  # Bedrock has counts in its head
             self._journal_counts(self._response_reader)
+
+    @harmless
+    def response_trailer(self, fields: Mapping[bytes, bytes]) -> None:
+        """Read the fields behind the body: in them gRPC says how a call ended."""
+        if self._response_reader is not None:
+            self._response_reader.read_trailer(_texts(fields))
 
     def response_content(self, view: memoryview, content: Sequence[tuple[int, int]]) -> None:
         """Read pieces of the response's body, which are counted here, and journal the counts if they changed."""
@@ -475,6 +481,10 @@ def _json_of(client: Client) -> orjson.Fragment:
 
 
 _NOBODY = _json_of(Client())
+
+
+def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in fields.items()}
 
 
 def _decoder_for(coding: str, bytes_max: int) -> ContentDecoder | None:

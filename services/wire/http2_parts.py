@@ -39,7 +39,8 @@ ENHANCE_YOUR_CALM = 11
 # In a GOAWAY: "no stream is refused yet", RFC 9113 §6.8.
 LAST_STREAM_ID_MAX = 2**31 - 1
 _FIELDS_OF_A_PROXY = frozenset(
-    (b":method", b":path", b":status", b"content-encoding", b"content-type", b"x-amzn-errortype", b"x-amzn-requestid")
+    (b":method", b":path", b":status", b"content-encoding", b"content-type", b"grpc-encoding", b"grpc-status")
+    + (b"x-amzn-errortype", b"x-amzn-requestid")
     + tuple(b"x-amzn-bedrock-%b-token-count" % kind for kind in (b"input", b"output"))
     + tuple(b"x-amzn-bedrock-%b-token-count" % kind for kind in (b"cache-read-input", b"cache-write-input"))
 )
@@ -142,6 +143,11 @@ def response_head_of(head: Head) -> ResponseHead:
     if len(status) != 3 or not status.isdigit():
         raise Http2Invalid(f"response status {status[:20]!r} is no status")
     return ResponseHead(status=int(status), keeps_alive=True, framing=Framing.NONE, length=0, fields=fields)
+
+
+def trailer_of(head: Head) -> dict[bytes, bytes]:
+    """Return what an observer needs of the fields at the end of a response."""
+    return _fields_of(head)
 
 
 def _fields_of(head: Head) -> dict[bytes, bytes]:

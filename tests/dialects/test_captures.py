@@ -25,7 +25,9 @@ def records_of(
     reader = reader_of(call, capture.status, capture.content_type, facts, capture.headers)
     return tuple(
         flat(record, call.provider)
-        for record in read(reader, pieces, complete=complete, content_encoding=content_encoding)
+        for record in read(
+            reader, pieces, complete=complete, content_encoding=content_encoding, trailer=capture.trailer
+        )
     )
 
 

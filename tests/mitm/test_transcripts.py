@@ -47,6 +47,7 @@ class Transcript:
     request_body: bytes
     status: int
     fields: tuple[tuple[str, str], ...]
+    trailer: tuple[tuple[str, str], ...] = ()  # with one it is gRPC, and not of HTTP/1.1
     body: bytes
     expected: tuple[tuple[str, dict[str, object]], ...]  # outcome and counts of each record
 
@@ -66,6 +67,7 @@ def captured() -> Iterator[Any]:
                 request_body=capture.request_body,
                 status=capture.status,
                 fields=(("content-type", capture.content_type), *named.items()),
+                trailer=tuple(capture.trailer.items()),
                 body=capture.response_body,
                 expected=tuple((str(record["outcome"]), counts_in(record)) for record in capture.expected),
             )
@@ -189,11 +191,15 @@ def stage(proxy: Mitm) -> Stage:
         answer = built.answers[int(stream.field(b"x-answer"))]
         fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.fields()]
         status = b"%d" % answer.transcript.status
-        peer.library.send_headers(stream.number, [(b":status", status), *fields], end_stream=not answer.body)
+        trailer = [(name.encode(), value.encode()) for name, value in answer.transcript.trailer]
+        ended = not answer.body and not trailer
+        peer.library.send_headers(stream.number, [(b":status", status), *fields], end_stream=ended)
         peer.flush()
         pieces = answer.pieces(random.Random(f"{answer.transcript.name}/{answer.coding}"))
         for number, piece in enumerate(pieces, start=1):
-            peer.send_body(stream.number, piece, end=number == len(pieces))
+            peer.send_body(stream.number, piece, end=number == len(pieces) and not trailer)
+        if trailer:
+            peer.send_trailers(stream.number, *trailer)
 
     built.host = proxy.upstream(script)
     built.http2_host = proxy.http2_upstream(serving(answer_stream))
@@ -201,7 +207,9 @@ def stage(proxy: Mitm) -> Stage:
 
 
 def framed(transcript: Transcript) -> list[Answer]:
-    """Return the transcript in every coding, each in another framing; byte by byte last."""
+    """Return the transcript in every coding, each in another framing; byte by byte last. None of gRPC."""
+    if transcript.trailer:
+        return []
     framings = itertools.islice(itertools.cycle(FRAMINGS), len(transcript.name) % len(FRAMINGS), None)
     answers = [answer_of(transcript, coding, framing) for coding, framing in zip(CODINGS, framings, strict=False)]
     if len(transcript.body) <= BYTE_BY_BYTE_BYTES_MAX:

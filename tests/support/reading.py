@@ -34,9 +34,18 @@ def reader_of(
 
 
 def read(
-    reader: ResponseReader, pieces: Iterable[bytes], *, complete: bool = True, content_encoding: str = ""
+    reader: ResponseReader,
+    pieces: Iterable[bytes],
+    *,
+    complete: bool = True,
+    content_encoding: str = "",
+    trailer: Mapping[str, str] | None = None,
 ) -> tuple[ResponseUsage, ...]:
-    """Feed a response body, and check on the way that `feed` tells when the counts have changed."""
+    """
+    Feed a response body, and check on the way that `feed` tells when the counts have changed.
+
+    A body that is not complete has nothing behind it.
+    """
     decoder = content_decoder(content_encoding)
     before = reader.progress().counts
     for piece in pieces:
@@ -46,6 +55,8 @@ def read(
         assert reader.counts() == after
         assert reader.response_model() == reader.progress().response_model
         before = after
+    if complete and trailer:
+        reader.read_trailer(trailer)
     return reader.end(complete=complete)
 
 
