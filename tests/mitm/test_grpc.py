@@ -98,7 +98,7 @@ def test_calls_of_every_kind_pass(proxy: Mitm, channel: Any) -> None:
         "a record of each", lambda: found if len(found := proxy.outbox.records[before:]) >= 4 else None
     )
     assert {(record["outcome"], record["reason"]) for record in records} == {
-        ("unreadable", "gRPC messages are not read")
+        ("unreadable", "gRPC messages of this call are not read")
     }
 
 

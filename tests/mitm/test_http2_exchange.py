@@ -163,7 +163,7 @@ def test_trailers_and_interim_responses_pass(proxy: Mitm) -> None:
             [(b"grpc-status", b"0"), (b"grpc-message", b"")],
         ]
     [record] = proxy.outbox.of(host)
-    assert (record["outcome"], record["reason"]) == ("unreadable", "gRPC messages are not read")
+    assert (record["outcome"], record["reason"]) == ("unreadable", "gRPC messages of this call are not read")
 
 
 def test_messages_pass_while_the_request_is_open(proxy: Mitm) -> None:

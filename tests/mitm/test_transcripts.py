@@ -130,7 +130,7 @@ class Stage:
             exchanges = [records for records in finished if records[0]["host"] == host]
             return exchanges if len(exchanges) >= count else None
 
-        return eventually(f"the records of {count} exchanges at {host}", found)
+        return eventually(f"the records of {count} exchanges at {host}", found) if count else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +165,8 @@ class Answer:
 
 
 def answer_of(transcript: Transcript, coding: str, framing: str) -> Answer:
+    if not transcript.body:
+        coding = ""  # who has nothing to say has no coding for it
     name, body = coding, transcript.body
     if coding == STACKED:
         name, body = "br, gzip", coded("gzip", coded("br", body)[1])[1]

@@ -1,4 +1,4 @@
-"""Programs that speak HTTP/2 under `wiremeter run`, where mitm prefers it: exact to the token, and gRPC as unknown."""
+"""Programs that speak HTTP/2 under `wiremeter run`, where mitm prefers it, gRPC among them: exact to the token."""
 
 import json
 import shutil
@@ -48,22 +48,42 @@ def test_either_protocol_is_metered_to_the_token(system: Metered, client: str) -
     assert (record["outcome"], record["response_id"]) == ("ok", answer["response_id"])
 
 
-@pytest.mark.parametrize("client", GRPC)
-def test_grpc_passes_and_is_unknown_and_not_zero(system: Metered, client: str) -> None:
-    """Its messages are not read: each call has a record that says so, and the sums say that they lack it."""
+def grpc_program(client: str) -> tuple[str, ...]:
     if client == "grpcio":
         pytest.importorskip("grpc", reason="grpcio is not installed (pip install grpcio)")
     program = (str(built(GRPC[client])),) if client == "grpc-go" else (sys.executable, GRPC[client])
+    return (*program, f"{GEMINI}:443", MODEL)
+
+
+@pytest.mark.parametrize("client", GRPC)
+def test_grpc_is_metered_to_the_token(system: Metered, client: str) -> None:
+    """A call that is answered by one message, and one that is answered by a stream of them."""
     before = len(system.provider.answers())
-    done = system.run(*program, f"{GEMINI}:443", MODEL, label=client)
+    done = system.run(*grpc_program(client), label=client)
     assert done.returncode == 0, done.stderr
-    whole, stream = system.provider.answers(after=before)
+    answers = whole, stream = system.provider.answers(after=before)
     assert {whole["dialect"], stream["dialect"]} == {"google-gemini-grpc"}
     assert done.stdout.splitlines()[0] == f"1 {stream['events_sent']}"
     found = summary_of(done)
-    assert (found["totals"]["usage"], found["totals"]["unknown"]) == ({}, 2)
-    records = system.records_of(found["run"])
-    assert [(record["outcome"], record["reason"]) for record in records] == [
-        ("unreadable", "gRPC messages are not read")
-    ] * 2
-    assert {record["client"]["label"] for record in records} == {client}
+    sent = {name: whole["counts"][name] + stream["counts"].get(name, 0) for name in whole["counts"]}
+    assert (found["is_complete"], found["totals"]["usage"], found["totals"]["unknown"]) == (True, sent, 0)
+    records = {record["response_id"]: record for record in system.records_of(found["run"])}
+    assert len(records) == len(answers)
+    for answer in answers:
+        record = records[answer["response_id"]]
+        assert (record["outcome"], record["dialect"]) == ("ok", "google-gemini-grpc")
+        assert (record["request_model"], record["response_model"]) == (MODEL, answer["response_model"])
+        assert (record["usage"], record["finish_reasons"]) == (answer["counts"], [answer["finish_reason"]])
+        assert record["client"]["label"] == client
+
+
+@pytest.mark.parametrize("client", GRPC)
+def test_a_grpc_status_that_is_an_error_is_one(system: Metered, client: str) -> None:
+    """Its HTTP status is 200 all the same."""
+    system.provider.order(status=429, times=1)
+    done = system.run(*grpc_program(client))
+    assert done.returncode != 0
+    assert "as ordered" in done.stderr
+    [record] = system.records_of(summary_of(done)["run"])
+    assert (record["outcome"], record["error_type"], record["http_status"]) == ("error", "RESOURCE_EXHAUSTED", 200)
+    assert (record["usage"], record["request_model"]) == ({}, MODEL)

@@ -35,12 +35,17 @@ func (p *provider) generativeService(w http.ResponseWriter, r *http.Request, bod
 	}
 	usage, counts := googleUsage(a.tokens, a.tokens.candidates, 0, true)
 	for i, piece := range pieces {
-		message := member(1, member(1, append(member(1, member(2, []byte(piece))), member(2, []byte("model"))...)))
+		candidate := member(1, append(member(1, member(2, []byte(piece))), member(2, []byte("model"))...))
+		if i == len(pieces)-1 {
+			candidate = append(candidate, 2<<3, 1) // finish_reason: STOP
+			c.record.FinishReason = "STOP"
+		}
+		message := member(1, candidate)
 		if i == len(pieces)-1 {
 			message = append(message, member(3, googleUsageMessage(a.tokens))...)
 			c.record.Usage, c.record.Counts = usage, counts
 		}
-		message = append(message, member(4, []byte(a.version))...)
+		message = append(append(message, member(4, []byte(a.version))...), member(5, []byte(a.id))...)
 		frame := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message)))
 		if _, err := w.Write(append(frame, message...)); err != nil {
 			break
