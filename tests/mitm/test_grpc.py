@@ -10,12 +10,24 @@ import pytest
 from services.mitm.authority import make_leaf, make_leaf_key
 from tests.support.eventually import eventually
 from tests.support.mitm import Mitm
+from tests.support.protobuf import message
 from tests.support.raw_upstream import upstream_authority
 
 grpc = pytest.importorskip("grpc", reason="grpcio is not installed (pip install grpcio)")
 HOST = "grpc.upstream.test"
 # A server that sends its connections away so often does it in the middle of a test.
 CONNECTION_AGE_MS = 700
+GENERATIVE = "/google.ai.generativelanguage.v1beta.GenerativeService"
+ANSWERS = [
+    message({1: [{1: {1: [{2: "many words " * 50}]}}], 3: {1: 9, 3: 9}, 5: "r"}),
+    message({1: [{1: {1: [{2: "and more " * 50}]}, 2: 1}], 3: {1: 9, 2: 4, 3: 13}, 5: "r"}),
+]
+# What a request ends with -> how it is answered.
+COMPRESSIONS = {
+    b"n": grpc.Compression.NoCompression,
+    b"g": grpc.Compression.Gzip,
+    b"d": grpc.Compression.Deflate,
+}
 
 
 class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -30,9 +42,21 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
             "Fail": grpc.unary_unary_rpc_method_handler,
             "Talk": grpc.stream_stream_rpc_method_handler,
             "Forever": grpc.unary_stream_rpc_method_handler,
+            "StreamGenerateContent": grpc.unary_stream_rpc_method_handler,
+            "EmbedContent": grpc.unary_unary_rpc_method_handler,
+            "CountTokens": grpc.unary_unary_rpc_method_handler,
         }
         name = details.method.rpartition("/")[2]
         return kinds[name](getattr(self, f"_{name.lower()}"))
+
+    def _streamgeneratecontent(self, request: bytes, context: Any) -> Iterator[bytes]:
+        context.set_compression(COMPRESSIONS[request[-1:]])
+        yield from ANSWERS
+
+    def _embedcontent(self, request: bytes, context: Any) -> bytes:
+        return b""
+
+    _counttokens = _embedcontent
 
     def _reverse(self, request: bytes, context: Any) -> bytes:
         context.set_trailing_metadata((("x-length", str(len(request))),))
@@ -42,8 +66,8 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "quota ü")
 
     def _talk(self, messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        for message in messages:
-            yield message + b"!"
+        for each in messages:
+            yield each + b"!"
 
     def _forever(self, request: bytes, context: Any) -> Iterator[bytes]:
         context.add_callback(lambda: self.over.append(request.decode()))
@@ -100,6 +124,30 @@ def test_calls_of_every_kind_pass(proxy: Mitm, channel: Any) -> None:
     assert {(record["outcome"], record["reason"]) for record in records} == {
         ("unreadable", "gRPC messages of this call are not read")
     }
+
+
+@pytest.mark.parametrize("ending", COMPRESSIONS, ids=["plain", "gzip", "deflate"])
+def test_generated_content_is_counted_however_it_is_compressed(proxy: Mitm, channel: Any, ending: bytes) -> None:
+    """By gRPC's own library, message by message."""
+    before = len(proxy.outbox.records)
+    asked = message({1: "models/gemini-x", 2: [{2: ending}]})
+    answers = channel.unary_stream(f"{GENERATIVE}/StreamGenerateContent")(asked, timeout=10)
+    assert list(answers) == ANSWERS
+    [record] = eventually("its record", lambda: proxy.outbox.records[before:])
+    assert (record["outcome"], record["request_model"], record["response_id"]) == ("ok", "gemini-x", "r")
+    assert record["usage"] == {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13}
+    assert record["bytes"]["down"] < sum(map(len, ANSWERS)) or ending == b"n"
+
+
+def test_calls_that_are_not_read_are_known_by_name(proxy: Mitm, channel: Any) -> None:
+    """One that spends is unreadable and says why, one that is free is counted as an exchange."""
+    before = len(proxy.outbox.records)
+    channel.unary_unary(f"{GENERATIVE}/EmbedContent")(b"", timeout=10)
+    channel.unary_unary(f"{GENERATIVE}/CountTokens")(b"", timeout=10)
+    spent, counted = eventually("both", lambda: found if len(found := proxy.outbox.records[before:]) >= 2 else None)
+    assert (spent["outcome"], spent["operation"]) == ("unreadable", "embeddings")
+    assert spent["reason"] == "gRPC messages of this call are not read"
+    assert (counted["schema"], counted["endpoint"]) == ("wiremeter.exchange/1", "CountTokens")
 
 
 def test_what_the_client_gives_up_ends_at_the_server(channel: Any, service: tuple[_Service, int]) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 import threading
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.support.http2 import (
     speaking,
 )
 from tests.support.mitm import Mitm
+from tests.support.protobuf import grpc_message, message
 from tests.support.splits import cut_at
 from tests.support.tls_end import CLOSE_NOTIFY, TlsEnd
 
@@ -164,6 +166,58 @@ def test_trailers_and_interim_responses_pass(proxy: Mitm) -> None:
         ]
     [record] = proxy.outbox.of(host)
     assert (record["outcome"], record["reason"]) == ("unreadable", "gRPC messages of this call are not read")
+
+
+GRPC = (b"content-type", b"application/grpc")
+GENERATE = b"/google.ai.generativelanguage.v1beta.GenerativeService/StreamGenerateContent"
+ASKED = grpc_message(message({1: "models/gemini-x"}))
+COUNTED = grpc_message(message({3: {1: 3, 2: 1, 3: 4}}))
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome", "usage"),
+    [
+        ("status 0", "ok", {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}),
+        ("status 14", "error", {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}),
+        ("status 7 alone", "error", {}),
+        ("no status", "truncated", {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}),
+        ("reset", "truncated", {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}),
+        ("client", "truncated", {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}),
+    ],
+)
+def test_a_grpc_call_ends_as_its_trailers_say(proxy: Mitm, end: str, outcome: str, usage: dict[str, int]) -> None:
+    """Or it breaks off: the counts seen are a lower bound."""
+
+    def script(peer: Http2Peer) -> None:
+        stream = peer.wait_stream()
+        peer.wait(lambda: stream.ended)
+        status = (b"grpc-status", b"".join(re.findall(rb"\d+", end.encode())))
+        if end.endswith("alone"):
+            peer.library.send_headers(stream.number, [(b":status", b"200"), GRPC, status], end_stream=True)
+            peer.flush()
+        else:
+            peer.library.send_headers(stream.number, [(b":status", b"200"), GRPC])
+            peer.send_body(stream.number, COUNTED, end=end == "no status")
+        if end in ("status 0", "status 14"):
+            peer.send_trailers(stream.number, status)
+        elif end == "reset":
+            peer.reset(stream.number, 0xB)
+        peer.wait_gone()
+
+    host = proxy.http2_upstream(speaking(script))
+    with proxy.http2_client(host) as client:
+        stream = client.request(GRPC, path=GENERATE, body=ASKED)
+        if end == "client":
+            client.wait(lambda: stream.body)
+            client.reset(stream.number, CANCEL)
+        else:
+            client.wait_over(stream)
+        assert stream.body == (b"" if end.endswith("alone") else COUNTED)
+    [record] = proxy.outbox.of(host)
+    assert (record["outcome"], record["usage"], record["http_status"]) == (outcome, usage, 200)
+    assert record["error_type"] == {"status 14": "UNAVAILABLE", "status 7 alone": "PERMISSION_DENIED"}.get(end)
+    assert (record["request_model"], record["dialect"]) == ("gemini-x", "google-gemini-grpc")
+    assert record["aborted_by"] == ({"client": "client"}.get(end, "upstream") if outcome == "truncated" else None)
 
 
 def test_messages_pass_while_the_request_is_open(proxy: Mitm) -> None:
