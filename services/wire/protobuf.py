@@ -3,7 +3,8 @@ Protobuf messages: the bytes of one whole message go in, the few members that so
 
 Source  "Encoding" in the Protocol Buffers documentation. A field is a key (its number and its wire type, a varint) and
         a value: a varint, 4 or 8 bytes, or a length with as many bytes.
-Limits  `FIELDS_MAX` fields in one message. How deep messages are opened is up to the shape alone, never to the bytes.
+Limits  `FIELDS_MAX` fields in one message, those of the messages in it that are opened included. How deep that goes is
+        up to the shape alone, never to the bytes.
 Rules   A member is described by what it is (`Shape`). Fields that no shape names, or of another wire type than theirs,
         are skipped. Of a single value that comes twice the last counts, of a single message all that came together.
         In proto3 a number or a text that is zero or empty is "not said", unless its presence is written.
@@ -27,10 +28,25 @@ _UINT64_MASK, _UINT32_MASK, _INT32_SIGN = 2**64 - 1, 2**32 - 1, 2**31
 Value: TypeAlias = int | bytes
 
 # Makes a member of all values that its field came with, or None where that says nothing.
-Kind: TypeAlias = Callable[[Sequence[Value]], object]
+Kind: TypeAlias = Callable[[Sequence[Value], "Allowance"], object]
 
 # Number of a field -> name and kind of the member.
 Shape: TypeAlias = Mapping[int, tuple[str, Kind]]
+
+
+class Allowance:
+    """How many fields may still be read, in one message and those in it together."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = FIELDS_MAX
+
+    def take(self) -> None:
+        """Read one more; raises ProtobufInvalid when there are none left."""
+        self._left -= 1
+        if self._left < 0:
+            raise ProtobufInvalid(f"message has more than {FIELDS_MAX} fields")
 
 
 class ProtobufInvalid(WireError):
@@ -44,26 +60,28 @@ def object_in(message: bytes, shape: Shape) -> dict[str, object]:
     Raises:
         ProtobufInvalid: It is none.
     """
+    return _object_in(message, shape, Allowance())
+
+
+def _object_in(message: bytes, shape: Shape, allowance: Allowance) -> dict[str, object]:
     found: dict[int, list[Value]] = {}
-    for number, value in fields_in(message):
+    for number, value in fields_in(message, allowance):
         if number in shape:
             found.setdefault(number, []).append(value)
     members = ((shape[number], values) for number, values in found.items())
-    return {name: member for (name, kind), values in members if (member := kind(values)) is not None}
+    return {name: member for (name, kind), values in members if (member := kind(values, allowance)) is not None}
 
 
-def fields_in(message: bytes) -> Iterator[tuple[int, Value]]:
+def fields_in(message: bytes, allowance: Allowance) -> Iterator[tuple[int, Value]]:
     """
     Yield number and value of the fields, in order: varints as unsigned numbers, and those with a length as bytes.
 
     Raises:
         ProtobufInvalid: While it is read.
     """
-    position = count = 0
+    position = 0
     while position < len(message):
-        count += 1
-        if count > FIELDS_MAX:
-            raise ProtobufInvalid(f"message has more than {FIELDS_MAX} fields")
+        allowance.take()
         key, position = _varint_at(message, position)
         number, wire_type = key >> 3, key & 7
         if not 0 < number <= FIELD_NUMBER_MAX:
@@ -81,12 +99,12 @@ def fields_in(message: bytes) -> Iterator[tuple[int, Value]]:
             raise ProtobufInvalid(f"wire type {wire_type} is none")  # groups, 3 and 4, are of proto2
 
 
-def int32(values: Sequence[Value]) -> int | None:
+def int32(values: Sequence[Value], allowance: Allowance) -> int | None:
     """Read a number for which 0 is "not said"."""
-    return present_int32(values) or None
+    return present_int32(values, allowance) or None
 
 
-def present_int32(values: Sequence[Value]) -> int | None:
+def present_int32(values: Sequence[Value], allowance: Allowance) -> int | None:
     """Read a number whose presence is written (`optional`)."""
     number = _last_varint(values)
     if number is None:
@@ -95,7 +113,7 @@ def present_int32(values: Sequence[Value]) -> int | None:
     return number - 2 * _INT32_SIGN if number & _INT32_SIGN else number
 
 
-def text(values: Sequence[Value]) -> str | None:
+def text(values: Sequence[Value], allowance: Allowance) -> str | None:
     """Read a text; what is not UTF-8 in it is replaced."""
     texts = [value for value in values if type(value) is bytes]
     return texts[-1].decode("utf-8", "replace") or None if texts else None
@@ -104,8 +122,8 @@ def text(values: Sequence[Value]) -> str | None:
 def enum(names: Mapping[int, str]) -> Kind:
     """Return the kind of an enum: its value's name, or its number as text where it has none; 0 is "not said"."""
 
-    def read(values: Sequence[Value]) -> str | None:
-        number = int32(values)
+    def read(values: Sequence[Value], allowance: Allowance) -> str | None:
+        number = int32(values, allowance)
         return None if number is None else names.get(number, str(number))
 
     return read
@@ -114,9 +132,9 @@ def enum(names: Mapping[int, str]) -> Kind:
 def message_of(shape: Shape) -> Kind:
     """Return the kind of a single message."""
 
-    def read(values: Sequence[Value]) -> dict[str, object] | None:
+    def read(values: Sequence[Value], allowance: Allowance) -> dict[str, object] | None:
         parts = [value for value in values if type(value) is bytes]
-        return object_in(b"".join(parts), shape) if parts else None
+        return _object_in(b"".join(parts), shape, allowance) if parts else None
 
     return read
 
@@ -124,8 +142,8 @@ def message_of(shape: Shape) -> Kind:
 def messages_of(shape: Shape) -> Kind:
     """Return the kind of a message that may be repeated."""
 
-    def read(values: Sequence[Value]) -> list[dict[str, object]]:
-        return [object_in(value, shape) for value in values if type(value) is bytes]
+    def read(values: Sequence[Value], allowance: Allowance) -> list[dict[str, object]]:
+        return [_object_in(value, shape, allowance) for value in values if type(value) is bytes]
 
     return read
 
