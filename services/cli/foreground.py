@@ -29,6 +29,8 @@ _PASSED_ON = frozenset(
     }
 )
 _AWAITED = _PASSED_ON | {signal.SIGCHLD}
+# A thread that somebody else has started may take SIGCHLD away from us between two waits.
+_LOOK_EVERY_S = 1.0
 # Python ignores these two; the program shall find them as we did.
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 # As shells, env and timeout have it.
@@ -73,8 +75,8 @@ def run_in_foreground(path: str, arguments: Sequence[str], environ: Mapping[str,
     try:
         pid = _spawn(path, arguments, environ, before)
         while True:
-            news = signal.sigwaitinfo(_AWAITED)
-            if news.si_signo == signal.SIGCHLD:
+            news = signal.sigtimedwait(_AWAITED, _LOOK_EVERY_S)
+            if news is None or news.si_signo == signal.SIGCHLD:
                 end = _look_at(pid)
                 if end is not None:
                     return end

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.foreground import NotStarted, located
+from services.cli.foreground import End, NotStarted, located, run_in_foreground
 from tests.support.eventually import eventually
 from tests.support.source import PROJECT
 
@@ -286,3 +286,13 @@ def commands_below(pid: int) -> list[bytes]:
             if folder.name.isdigit() and os.getsid(int(folder.name)) == pid:
                 found.append((folder / "comm").read_bytes().strip())
     return found
+
+
+def test_an_end_of_which_the_signal_was_lost_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may have taken it."""
+    monkeypatch.setattr(signal, "sigtimedwait", lambda *_: None)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        assert run_in_foreground("/bin/sh", ["sh", "-c", "exit 7"], os.environ) == End(7, None)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
