@@ -63,7 +63,7 @@ def _build(go: str, source: Path, program: Path) -> None:
 
 @functools.cache
 def _folder() -> Path:
-    """Return this session's folder, which other users can enter."""
+    """Return the folder of this run of the tests, which other users can enter."""
     folder = Path(tempfile.mkdtemp(prefix="wiremeter-go-"))
     folder.chmod(0o755)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
