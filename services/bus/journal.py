@@ -12,13 +12,13 @@ import re
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from services.bus.segment import ENTRY_BYTES_MAX, EntryKind, encode_entry, entry_head, part_in, sealed, with_length
+from services.bus.segment import ENTRY_BYTES_MAX, EntryKind, encode_entry, encode_single, entry_head, part_of_single
 from services.bus.store import (
     SEGMENT_SUFFIX,
     EpochReader,
@@ -66,34 +66,36 @@ class JournalLimits:
 class _Draft:
     """An exchange that is not over: where its draft is on disk, and what it says by now."""
 
-    __slots__ = ("_ends_in_a_repeat", "_parts", "progress_head", "segment_number")
+    __slots__ = ("_ends_in_a_repeat", "_entries", "key", "progress_head", "segment_number")
 
     def __init__(self, key: bytes, segment_number: int, draft: bytes) -> None:
+        self.key = key
         self.segment_number = segment_number
         self.progress_head = entry_head(EntryKind.PROGRESSED, 0, key)
-        self._parts = [with_length(draft)]  # as they were written
+        # As they were written: their heads have one length.
+        self._entries = [encode_single(self.progress_head, draft)]
         self._ends_in_a_repeat = False
 
-    def add(self, part: bytes, repeats: bool) -> None:
+    def add(self, entry: bytes, repeats: bool) -> None:
         if repeats and self._ends_in_a_repeat:
-            self._parts[-1] = part
+            self._entries[-1] = entry
             return
-        self._parts.append(part)
+        self._entries.append(entry)
         self._ends_in_a_repeat = repeats
-        if len(self._parts) > _DRAFT_PARTS_MAX:
-            self._parts = [with_length(self.record())]
+        if len(self._entries) > _DRAFT_PARTS_MAX:
+            self._entries = [encode_single(self.progress_head, self.record())]
             self._ends_in_a_repeat = False
 
     def record(self) -> bytes:
-        return unfinished_record([*map(part_in, self._parts)])
+        return unfinished_record([part_of_single(entry, self.progress_head) for entry in self._entries])
 
     @property
     def first_part(self) -> bytes:
-        return self._parts[0]
+        return part_of_single(self._entries[0], self.progress_head)
 
     @property
     def size_bytes(self) -> int:
-        return sum(map(len, self._parts))
+        return sum(map(len, self._entries))
 
 
 class Journal:
@@ -107,6 +109,7 @@ class Journal:
         problem: Why nothing is being recorded; None while all is well.
         dropped: Finished records that were lost because the disk was full and the waiting room too, or that were too
             large to be written.
+        on_unsynced: Called when something has been appended and there was nothing to `sync` before.
     """
 
     left_behind = None
@@ -118,10 +121,11 @@ class Journal:
         self.past = past
         self.problem: str | None = None
         self.dropped = 0
+        self.on_unsynced: Callable[[], None] = _ignore
         self._limits = limits
         self._folder = folder / self.epoch
-        self._drafts: dict[bytes, _Draft] = {}
-        self._waiting: deque[tuple[bytes, tuple[bytes, ...]]] = deque()
+        self._drafts: dict[str, _Draft] = {}
+        self._waiting: deque[tuple[str | None, tuple[bytes, ...]]] = deque()
         self._waiting_bytes = 0
         self._segments: list[Segment] = []
         self._reader = EpochReader(self._segments)
@@ -131,6 +135,7 @@ class Journal:
         self._segment_number = 0
         self._written = 0  # size of the open segment
         self._rotate_at_bytes = self._limits.segment_bytes
+        self._room = 0  # what the open segment takes without a further look
         self._left: deque[int] = deque()  # descriptors of full segments, not yet synced
         self._is_dirty = False
         self._other_bytes = sum(epoch.size_bytes for epoch in past)  # everything but the open segment
@@ -156,8 +161,8 @@ class Journal:
         """An exchange begins; `draft` is the record that stands if this process dies now."""
         key = exchange_id.encode()
         if self._append(encode_entry(EntryKind.STARTED, 0, key, (draft,))):
-            self._drafts.pop(key, None)  # the oldest draft stands first, always
-            self._drafts[key] = _Draft(key, self._segment_number, draft)
+            self._drafts.pop(exchange_id, None)  # the oldest draft stands first, always
+            self._drafts[exchange_id] = _Draft(key, self._segment_number, draft)
 
     def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
         """
@@ -165,23 +170,22 @@ class Journal:
 
         Progress that `repeats` always has the same members: the last stands for all, and nothing has to be merged.
         """
-        draft = self._drafts.get(exchange_id.encode())
+        draft = self._drafts.get(exchange_id)
         if draft is None:
             return  # without its start on disk (which was full then) progress would mean nothing to a reader
-        part = with_length(members)
-        if self._append(sealed(draft.progress_head + part)):
-            draft.add(part, repeats)
+        entry = encode_single(draft.progress_head, members)
+        if self._append(entry):
+            draft.add(entry, repeats)
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Write the records that an exchange ends with and close its draft, in one entry: both or neither."""
-        key = b"" if exchange_id is None else exchange_id.encode()
-        if not self._waiting and self._append_finished(key, records):
+        if not self._waiting and self._append_finished(exchange_id, records):
             return
         size = sum(map(len, records))
         if size > ENTRY_BYTES_MAX // 2 or self._waiting_bytes + size > self._limits.waiting_bytes_max:
             self.dropped += len(records)
             return
-        self._waiting.append((key, tuple(map(_exactly, records))))
+        self._waiting.append((exchange_id, tuple(map(_exactly, records))))
         self._waiting_bytes += size
 
     # What the publisher calls.
@@ -322,7 +326,8 @@ class Journal:
         self._other_bytes -= segment.size_bytes
         segment.path.unlink(missing_ok=True)
 
-    def _append_finished(self, key: bytes, records: Sequence[bytes]) -> bool:
+    def _append_finished(self, exchange_id: str | None, records: Sequence[bytes]) -> bool:
+        key = b"" if exchange_id is None else exchange_id.encode()
         if not self._append(encode_entry(EntryKind.FINISHED, self.last + 1, key, records)):
             return False
         for record in records:
@@ -332,36 +337,60 @@ class Journal:
         while len(self._tail) > _TAIL_RECORDS_MAX or self._tail_bytes > _TAIL_BYTES_MAX:
             self._tail_bytes -= len(self._tail.pop(next(iter(self._tail))))
         self._segments[-1].last = self.last
-        self._drafts.pop(key, None)
+        if exchange_id is not None:
+            self._drafts.pop(exchange_id, None)
         return True
 
     def _append(self, entry: bytes) -> bool:
         """Write one entry, whole or not at all; False if it could not be."""
+        size = len(entry)
+        if size > self._room:
+            return self._append_slowly(entry)
+        try:
+            written = os.write(self._descriptor, entry)
+        except OSError as error:
+            written = 0
+            self.problem = error.strerror
+        if written != size:
+            self._cut_short(written)
+            return False
+        self._written += size
+        self._room -= size
+        if not self._is_dirty:
+            self._note_unsynced()
+        return True
+
+    def _note_unsynced(self) -> None:
+        self._is_dirty = True
+        self.on_unsynced()
+
+    def _append_slowly(self, entry: bytes) -> bool:
         if self._written >= self._rotate_at_bytes:
             self._rotate()
         return self._write(entry)
 
     def _write(self, entry: bytes) -> bool:
+        """Write one entry to the open segment, whatever its size is by then."""
         size = len(entry)
         if size > ENTRY_BYTES_MAX or self._descriptor < 0:
             return False
         if self._other_bytes + self._written + size > self._limits.total_bytes_max:
             self.problem = f"the journal has reached its limit of {self._limits.total_bytes_max} bytes"
             return False
-        try:
-            written = os.write(self._descriptor, entry)
-        except OSError as error:
-            self.problem = error.strerror
-            written = 0
-        if written == size:
-            self._written += size
-            self._is_dirty = True
-            self.problem = None
-            return True
+        self._room = size
+        if not self._append(entry):
+            return False
+        self.problem = None
+        in_all = self._limits.total_bytes_max - self._other_bytes
+        self._room = min(min(self._rotate_at_bytes, in_all) - self._written, ENTRY_BYTES_MAX)
+        return True
+
+    def _cut_short(self, written: int) -> None:
+        """An append has failed behind `written` bytes; from here on each is looked at until one succeeds."""
+        self._room = 0
         if written:
             self.problem = "the disk is full"
             self._cut_back()
-        return False
 
     def _cut_back(self) -> None:
         """Remove the part of an entry that fitted, so that what follows can be read."""
@@ -375,7 +404,7 @@ class Journal:
         self._segments[-1].size_bytes = self._written
         self._other_bytes += self._written
         self._left.append(self._descriptor)
-        self._descriptor, self._written = -1, 0
+        self._descriptor, self._written, self._room = -1, 0, 0
 
     def _rotate(self) -> None:
         """Begin a new segment; on failure stay with the one that is open, if there is one."""
@@ -406,7 +435,8 @@ class Journal:
         self._descriptor, self._segment_number, self._written = descriptor, number, written
         self._rotate_at_bytes = self._limits.segment_bytes
         self._segments.append(Segment(number=number, path=path, first=self.last + 1, last=self.last, size_bytes=0))
-        self._is_dirty = True
+        self._room = 0
+        self._note_unsynced()
         self._carry_drafts()
 
     def _carry_drafts(self) -> None:
@@ -415,20 +445,24 @@ class Journal:
         segments = _CARRY_SEGMENTS * (1 + drafts_bytes // self._limits.segment_bytes)
         oldest_kept = self._segment_number - segments + 1
         while self._drafts:
-            key, draft = next(iter(self._drafts.items()))
+            exchange_id, draft = next(iter(self._drafts.items()))
             if draft.segment_number >= oldest_kept:
                 return
             record = draft.record()
             # Straight to the file: an append could rotate again.
-            if not self._write(encode_entry(EntryKind.STARTED, 0, key, (record,))):
+            if not self._write(encode_entry(EntryKind.STARTED, 0, draft.key, (record,))):
                 return
-            del self._drafts[key]
-            self._drafts[key] = _Draft(key, self._segment_number, record)
+            del self._drafts[exchange_id]
+            self._drafts[exchange_id] = _Draft(draft.key, self._segment_number, record)
 
 
 def _exactly(written: bytes) -> bytes:
     """Copy what is to be kept: bytes as orjson returns them may hold sixteen times the memory that they need."""
     return bytes(memoryview(written))
+
+
+def _ignore() -> None:
+    return
 
 
 def _sync(descriptor: int) -> None:

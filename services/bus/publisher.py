@@ -142,6 +142,9 @@ class ExchangePublisher:
     def __init__(self, journal: Journal, addresses: Addresses, notices: Notices) -> None:
         self._publisher = publisher = journal.publisher
         self._journal = journal
+        # What the data path calls for every event that carries counts goes straight to the journal.
+        self.start = journal.start
+        self.progress = journal.progress
         self._notices = notices
         self._told: tuple[str | None, int] = (None, 0)
         self._live = _Stream(self._journal)
@@ -155,24 +158,14 @@ class ExchangePublisher:
         self._heard_at = float("-inf")
         self._written = asyncio.Event()  # something may not be durable yet
         self._written.set()
+        journal.on_unsynced = self._written.set
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     # What the data path calls.
 
-    def start(self, exchange_id: str, draft: bytes) -> None:
-        """See `Journal.start`."""
-        self._journal.start(exchange_id, draft)
-        self._written.set()
-
-    def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
-        """See `Journal.progress`."""
-        self._journal.progress(exchange_id, members, repeats=repeats)
-        self._written.set()
-
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Journal the records that an exchange ends with, close its draft, and send them soon."""
         self._journal.finish(exchange_id, records)
-        self._written.set()
         window = self._live.window
         window.extend(self._journal.last)
         if window.last - window.next + 1 >= BATCH_RECORDS_MAX:
@@ -274,8 +267,6 @@ class ExchangePublisher:
 
     async def _tick(self) -> None:
         while True:
-            if self._journal.problem is not None:
-                self._written.set()  # what waited for room may be written now
             self._journal.retry()
             self._tell()
             now = time.monotonic()

@@ -44,7 +44,18 @@ class Entry(NamedTuple):
 
 def encode_entry(kind: EntryKind, sequence: int, exchange_id: bytes, parts: Sequence[bytes]) -> bytes:
     """Write one entry."""
-    return sealed(entry_head(kind, sequence, exchange_id) + b"".join(map(with_length, parts)))
+    return _sealed(entry_head(kind, sequence, exchange_id) + b"".join(map(_with_length, parts)))
+
+
+def encode_single(head: bytes, part: bytes) -> bytes:
+    """Write an entry of one part behind a head that `entry_head` has written; `part_of_single` returns the part."""
+    summed = head + _LENGTH.pack(len(part)) + part
+    return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
+
+
+def part_of_single(entry: bytes, head: bytes) -> bytes:
+    """Return the part that `encode_single` has written behind a head of that length."""
+    return entry[_HEAD.size + len(head) + _LENGTH.size :]
 
 
 def entry_head(kind: EntryKind, sequence: int, exchange_id: bytes) -> bytes:
@@ -53,18 +64,11 @@ def entry_head(kind: EntryKind, sequence: int, exchange_id: bytes) -> bytes:
     return _BODY_HEAD.pack(sequence, kind, len(exchange_id)) + exchange_id
 
 
-def with_length(part: bytes) -> bytes:
-    """Write one part; `part_in` returns it."""
+def _with_length(part: bytes) -> bytes:
     return _LENGTH.pack(len(part)) + part
 
 
-def part_in(written: bytes) -> bytes:
-    """Return the part that `with_length` has written."""
-    return written[_LENGTH.size :]
-
-
-def sealed(summed: bytes) -> bytes:
-    """Complete an entry, of which head and parts are there, with its length and sum."""
+def _sealed(summed: bytes) -> bytes:
     return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
 
 

@@ -105,6 +105,8 @@ class AnswerReader:
         framing: StreamFraming | None = None,
     ) -> None:
         self._tally = tally
+        self.counts = tally.counts
+        self.response_model = tally.response_model
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._end_is_final = end_is_final
         self._end_mark = end_mark
@@ -126,12 +128,14 @@ class AnswerReader:
                 return self._feed_as_events(data)
             self._failure = str(error)
             return False
-        changed = False
-        if self._is_event_stream or self._framing is not None:
-            if self._end_mark in texts and self._is_event_stream:
+        if self._is_event_stream:
+            if self._end_mark is not None and self._end_mark in texts:
                 self._saw_end_mark = True
             texts = self._tally.worth_parsing(texts)
+        elif self._framing is not None:
+            texts = self._tally.worth_parsing(texts)
         # The elements of an array are all parsed: among them something that is not JSON is a fault.
+        changed = False
         for text in texts:
             try:
                 message = json_of(text)
@@ -144,12 +148,6 @@ class AnswerReader:
 
     def read_trailer(self, fields: Mapping[str, str]) -> None:
         pass  # no HTTP API says anything there
-
-    def counts(self) -> Counts:
-        return self._tally.counts()
-
-    def response_model(self) -> str | None:
-        return self._tally.response_model()
 
     def progress(self) -> ResponseUsage:
         return self._tally.record(Outcome.TRUNCATED)

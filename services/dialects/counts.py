@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import Any
 
 import orjson
 
@@ -75,14 +75,11 @@ def count_of(value: object) -> int | None:
     return None
 
 
-def counts_of(values: Iterable[object]) -> tuple[int | None, ...]:
+def counts_of(values: Iterable[Any]) -> tuple[int | None, ...]:
     """As `count_of`, for several values at once, which nearly always are counts or absent."""
     found = tuple(values)
-    if _COUNT_OR_ABSENT.issuperset(map(type, found)):
-        counts = cast(tuple[int | None, ...], found)
-        reported = tuple(filter(None, counts))
-        if not reported or (max(reported) <= COUNT_MAX and min(reported) >= -COUNT_MAX):
-            return counts
+    if _COUNT_OR_ABSENT.issuperset(map(type, found)) and sum(map(abs, filter(None, found))) <= COUNT_MAX:
+        return found
     return tuple(map(count_of, found))
 
 

@@ -75,10 +75,6 @@ class CloudCodeTally(GenerateContentTally):
 
     TELLING_WORDS = (*GenerateContentTally.TELLING_WORDS, b'"consumedCredits"')
 
-    def __init__(self, call: Call, facts: RequestFacts) -> None:
-        super().__init__(call, facts)
-        self._credits: int | float | None = None
-
     def read(self, message: dict[str, object]) -> bool:
         if self._trace_id is None:
             self._trace_id = name_of(message.get("traceId"))
@@ -89,12 +85,8 @@ class CloudCodeTally(GenerateContentTally):
             self.fail(message["error"])
         response = message.get("response")
         if type(response) is dict:
-            changed = super().read(response) or changed
+            changed = self._read_response(response) or changed
         return changed
-
-    def counts(self) -> Counts:
-        counts = super().counts()
-        return counts if self._credits is None else {**counts, "consumed_credits": self._credits}
 
     def _knows_names(self) -> bool:
         return self._trace_id is not None and super()._knows_names()

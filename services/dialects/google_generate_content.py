@@ -68,6 +68,7 @@ MODALITY_LISTS = {
     "candidatesTokensDetails": "output_tokens",
     "cacheTokensDetails": "cache_read_input_tokens",
 }
+_MODALITY_FIELDS = frozenset(MODALITY_LISTS)
 
 # Looking at a message costs two or three searches in its bytes, parsing it a little more as long as it is short; in a
 # long one the searches take longer than orjson does. Measured with bench/dialects.py.
@@ -106,7 +107,8 @@ class GenerateContentTally:
         self._tier: str | None = None  # of the last object without counts, before there is one with
         self._model: str | None = None
         self._response_id: str | None = None
-        self._trace_id: str | None = None  # only wrappers have one
+        self._trace_id: str | None = None  # only wrappers have one, and this:
+        self._credits: int | float | None = None
         self._finish_reasons: dict[int, str] = {}
         self._block_reason: str | None = None
         self.error_type: str | None = None
@@ -136,6 +138,9 @@ class GenerateContentTally:
         return [*filter(self._may_tell, texts[:-1]), texts[-1]]
 
     def read(self, message: dict[str, object]) -> bool:
+        return self._read_response(message)
+
+    def _read_response(self, message: dict[str, object]) -> bool:
         if self._model is None:
             self._model = name_of(message.get("modelVersion"))
         if self._response_id is None:
@@ -153,7 +158,7 @@ class GenerateContentTally:
     def counts(self) -> Counts:
         usage = self._usage
         if not usage:
-            return {}
+            return {} if self._credits is None else {"consumed_credits": self._credits}
         total, prompt, answer, thoughts, cached, tool_use = counts_of(map(usage.get, COUNT_FIELDS))
         counts: dict[str, int | float] = {
             "input_tokens": (prompt or 0) + (tool_use or 0),
@@ -167,9 +172,11 @@ class GenerateContentTally:
             counts["reasoning_output_tokens"] = thoughts
         if total is not None:
             counts["total_tokens"] = total
-        if not MODALITY_LISTS.keys().isdisjoint(usage):
+        if not _MODALITY_FIELDS.isdisjoint(usage):
             for field, suffix in MODALITY_LISTS.items():
                 add_by_modality(counts, usage.get(field), suffix)
+        if self._credits is not None:
+            counts["consumed_credits"] = self._credits
         return counts
 
     def response_model(self) -> str | None:

@@ -77,13 +77,12 @@ class Exchange:
         observation = self._observation
         assert observation is not None
         content = self._content
-        content.clear()
         end = self.request_body.feed(data, start, size, content)
-        if observation.reads_request:
-            for first, last in content:
-                observation.request_content(bytes(view[first:last]))
         for first, last in content:
             observation.bytes_up += last - first
+            if observation.reads_request:
+                observation.request_content(bytes(view[first:last]))
+        content.clear()
         if self.request_body.done:
             observation.request_ended()
         return end
@@ -124,15 +123,16 @@ class Exchange:
         observation = self._observation
         assert observation is not None
         content = self._content
-        content.clear()
-        end = self.response_body.feed(data, start, size, content)
-        if observation.reads_response:
-            if content:
+        body = self.response_body
+        end = body.feed(data, start, size, content)
+        if content:
+            if observation.reads_response:
                 observation.response_content(view, content)
-        else:
-            for first, last in content:
-                observation.bytes_down += last - first
-        if self.response_body.done:
+            else:
+                for first, last in content:
+                    observation.bytes_down += last - first
+            content.clear()
+        if body.done:
             observation.ended(now)
         return end
 

@@ -222,15 +222,14 @@ class Observation:
         self.bytes_down += len(data)
         reader = self._response_reader
         try:
-            if self._decoder:
+            if self._decoder is not None:
                 data = self._decoder.feed(data)
                 self._decoded_bytes += len(data)
-            if reader is None:
-                assert self._catalogue is not None
+            if reader is not None:
+                if reader.feed(data):
+                    self._journal_counts(reader)
+            elif self._catalogue is not None:
                 self._catalogue.feed(data)
-                return
-            if reader.feed(data):
-                self._journal_counts(reader)
         except WireError as error:
             self._stop_reading(str(error))
         except Exception as error:

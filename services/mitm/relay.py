@@ -275,9 +275,6 @@ class Relay:
         if self._phase is _Phase.UPGRADED:
             self.deadline = self._poller.now + self._idle_timeout_s
             self._forward(size)
-        elif exchange.response is not None:
-            self.deadline = self._poller.now + self._idle_timeout_s
-            self._take_response(self._plain, self._view, 0, size)
         elif exchange.response_ahead:
             data = bytearray(exchange.response_ahead) + self._view[:size]
             exchange.response_ahead = b""
@@ -287,6 +284,23 @@ class Relay:
         # close_notify came in the same read as the last data: nothing more will be readable to say so.
         if upstream.ended and self._upstream is upstream:
             self._upstream_gone(ENDED, f"{self._route.host} closed the connection without a response")
+
+    def _on_more_of_response(self) -> None:
+        """As `_on_upstream`, once the head has passed: what nearly every event of a streamed answer takes."""
+        upstream = self._upstream
+        assert upstream is not None
+        try:
+            size = upstream.receive()
+        except TlsFailed as error:
+            self._upstream_gone(BROKEN_OFF, f"TLS with {self._route.host} failed: {error}")
+            return
+        if size > 0:
+            self.deadline = self._poller.now + self._idle_timeout_s
+            self._take_response(self._plain, self._view, 0, size)
+            if upstream.ended and self._upstream is upstream:
+                self._upstream_gone(ENDED, "")
+        elif size != NOTHING_YET:
+            self._upstream_gone(size, "")
 
     def _forward(self, size: int) -> None:
         self._exchange.upgraded_down(self._view[:size], self._poller.now)
@@ -312,6 +326,8 @@ class Relay:
         else:
             exchange.begin_response(self._poller.now)
             self._take_response(data, view, start, size)
+            if self._exchange is exchange and self._upstream is not None:
+                self._upstream.watch(self._on_more_of_response, self._on_upstream_drained, self.fail)
 
     def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
         """Observe and forward `data[:size]`, of which the response's body begins at `start`."""
@@ -321,12 +337,11 @@ class Relay:
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
-        if end:
-            exchange.has_begun = True
-            self._client.send(view[:end])
+        exchange.has_begun = True
+        backlog = self._client.send(view[:end])
         if exchange.response_body.done:
             self._finish(extra=size - end)
-        elif self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
+        elif backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
             self._upstream.pause()
 
     def _upgrade(self, view: memoryview, start: int, size: int) -> None:

@@ -48,6 +48,7 @@ class Stream:
     """A connection's socket with its TLS state; see the module."""
 
     __slots__ = (
+        "_cipher",
         "_events",
         "_incoming",
         "_outgoing",
@@ -55,7 +56,6 @@ class Stream:
         "_poller",
         "_read",
         "_recv_into",
-        "_scratch",
         "_send",
         "_shut",
         "_tls",
@@ -77,7 +77,7 @@ class Stream:
         self.socket = sock
         self.descriptor = sock.fileno()
         self._poller = poller
-        self._scratch = scratch
+        self._cipher = scratch.cipher
         self._plain_view = scratch.plain_view
         self._recv_into = sock.recv_into
         self._send = sock.send
@@ -137,14 +137,14 @@ class Stream:
     def receive_handshake(self) -> int:
         """Read ciphertext into the TLS layer; return `NOTHING_YET`, a positive number, or `BROKEN_OFF`."""
         try:
-            size = self._recv_into(self._scratch.cipher)
+            size = self._recv_into(self._cipher)
         except BlockingIOError:
             return NOTHING_YET
         except OSError:
             return BROKEN_OFF
         if size == 0:
             return BROKEN_OFF
-        self._incoming.write(self._scratch.cipher[:size])
+        self._incoming.write(self._cipher[:size])
         return size
 
     @property
@@ -166,9 +166,8 @@ class Stream:
         """
         if self._tls is None:
             return self._receive_clear()
-        cipher = self._scratch.cipher
         try:
-            size = self._recv_into(cipher)
+            size = self._recv_into(self._cipher)
         except BlockingIOError:
             return NOTHING_YET
         except OSError:
@@ -176,14 +175,13 @@ class Stream:
         if size == 0:
             return ENDED if self.ended else BROKEN_OFF
         incoming = self._incoming
-        incoming.write(cipher[:size])
+        incoming.write(self._cipher[:size])
         try:
             size = self._read(_PLAIN_BYTES, self._plain_view)
         except ssl.SSLError as error:
             return self._read_stopped(0, error)
-        if size and not incoming.pending and not self._outgoing.pending:
-            return size  # nearly always
-        return self._read_on(size)
+        # Nearly always that was all. (An answer to a key update goes out with what is sent next, RFC 8446 §4.6.3.)
+        return size if size and not incoming.pending else self._read_on(size)
 
     def receive_decrypted(self) -> int:
         """Decrypt what the TLS layer has; see `receive`."""
@@ -242,35 +240,40 @@ class Stream:
         """Bytes that wait for the peer to read."""
         return len(self._unsent)
 
-    def send(self, data: memoryview | bytes) -> None:
-        """Send `data`, or keep what the socket does not take now."""
-        if self._tls is None:
-            self._send_raw(data)
-            return
-        size = len(data)
-        try:
-            done = self._write(data if size <= _WRITE_BYTES else data[:_WRITE_BYTES])
-            self._send_raw(self._outgoing.read())
-            while done < size:
-                done += self._write(data[done : done + _WRITE_BYTES])
-                self._send_raw(self._outgoing.read())
-        except ssl.SSLError:
-            self.sent_failed = True  # the TLS layer has failed before, in reading
+    def send(self, data: memoryview | bytes) -> int:
+        """Send `data`, or keep what the socket does not take now; return the `backlog`."""
+        if self._tls is not None:
+            try:
+                if len(data) > _WRITE_BYTES:
+                    return self._send_in_parts(data)
+                self._write(data)
+            except ssl.SSLError:
+                self.sent_failed = True  # the TLS layer has failed before, in reading
+                return len(self._unsent)
+            data = self._outgoing.read()
+        return self._send_raw(data)
 
-    def _send_raw(self, data: memoryview | bytes) -> None:
-        if self._unsent:
-            self._unsent += data
-            return
-        try:
-            size = self._send(data)
-        except BlockingIOError:
-            size = 0
-        except OSError:
-            self.sent_failed = True
-            return
-        if size < len(data):
-            self._unsent += data[size:]
+    def _send_in_parts(self, data: memoryview | bytes) -> int:
+        for start in range(0, len(data), _WRITE_BYTES):
+            self._write(data[start : start + _WRITE_BYTES])
+            self._flush_tls()
+        return len(self._unsent)
+
+    def _send_raw(self, data: memoryview | bytes) -> int:
+        size = 0
+        if not self._unsent:
+            try:
+                size = self._send(data)
+                if size == len(data):
+                    return 0
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.sent_failed = True
+                return 0
             self._wait_for(self._events | WRITE)
+        self._unsent += data[size:]
+        return len(self._unsent)
 
     def _flush_tls(self) -> None:
         data = self._outgoing.read()

@@ -273,10 +273,11 @@ class ChunkedBody:
     until its end comes.
     """
 
-    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "done")
+    __slots__ = ("_is_between_chunks", "_left", "_line", "_state", "_trailer_bytes", "done")
 
     def __init__(self) -> None:
         self._state = _Chunk.SIZE
+        self._is_between_chunks = True
         self._left = 0
         self._line = bytearray()
         self._trailer_bytes = 0
@@ -300,16 +301,31 @@ class ChunkedBody:
             HttpInvalid: The chunks are malformed, or a line or the trailer exceeds its limit.
         """
         while start < end and not self.done:
-            state = self._state
-            if state is _Chunk.SIZE and not self._line and (after := _whole_chunks(data, start, end, content)) > start:
-                start = after
-            elif state is _Chunk.DATA:
-                start = self._follow_data(start, end, content)
-            elif state is _Chunk.DATA_CR or state is _Chunk.DATA_LF:
-                self._take_chunk_end(data[start])
-                start += 1
-            else:
-                start = self._follow_line(data, start, end)
+            if self._is_between_chunks:
+                # Nearly always the chunk lies before `end` as a whole. Others: the last one, which is empty, one that
+                # goes on, and a bad one.
+                match = _match_chunk_start(data, start, end)
+                if match is not None:
+                    first = match.end()
+                    last = first + int(match[1], 16)
+                    if first < last <= end - 2 and data.startswith(b"\r\n", last):
+                        content.append((first, last))
+                        start = last + 2
+                        continue
+            start = self._follow_part(data, start, end, content)
+        return start
+
+    def _follow_part(self, data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
+        """Go on with what is there of the chunk's next part."""
+        state = self._state
+        if state is _Chunk.DATA:
+            start = self._follow_data(start, end, content)
+        elif state is _Chunk.DATA_CR or state is _Chunk.DATA_LF:
+            self._take_chunk_end(data[start])
+            start += 1
+        else:
+            start = self._follow_line(data, start, end)
+        self._is_between_chunks = self._state is _Chunk.SIZE and not self._line
         return start
 
     def _follow_data(self, start: int, end: int, content: list[tuple[int, int]]) -> int:
@@ -356,18 +372,6 @@ class ChunkedBody:
             self.done = True
         elif not _TRAILER_LINE.fullmatch(line):
             raise HttpInvalid(f"trailer line of {len(line)} bytes is malformed")
-
-
-def _whole_chunks(data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
-    """Take the chunks from `start` on that lie before `end` as a whole, which nearly all do; return where they end."""
-    while match := _match_chunk_start(data, start, end):
-        first = match.end()
-        last = first + int(match[1], 16)
-        if last == first or last + 2 > end or not data.startswith(b"\r\n", last):
-            break  # the last one, which is empty, one that goes on, or a bad one
-        content.append((first, last))
-        start = last + 2
-    return start
 
 
 Body: TypeAlias = NoBody | LengthBody | ChunkedBody | UntilCloseBody

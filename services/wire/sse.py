@@ -66,6 +66,7 @@ class ServerSentEventReader:
         self._line_bytes = 0
         self._at_start = True
         self._after_carriage_return = False
+        self._is_between_events = True  # False where `feed_data` has to look
         # The event under construction.
         self._data: list[bytes] = []
         self._event_bytes = 0
@@ -84,6 +85,7 @@ class ServerSentEventReader:
         Raises:
             EventTooLarge: The reader is of no use afterwards.
         """
+        self._is_between_events = False
         events: list[ServerSentEvent] = []
         for line in self._finished_lines(bytes(data)):
             if line:
@@ -95,23 +97,35 @@ class ServerSentEventReader:
     def feed_data(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """As `feed`, for callers who want the data of each event and neither its type nor its id."""
         piece = data if type(data) is bytes else bytes(data)
-        if piece[:6] == b"data: " and len(piece) <= self._event_bytes_max and self._is_between_events:
-            only = _data_of_one_event(piece)
-            if only is not None:
-                self._at_start = False
-                return [only]
+        if self._is_between_events and piece.startswith(b"data: "):
+            # Nearly always it is one event of one line.
+            size = len(piece)
+            line_end = piece.find(b"\n")
+            if line_end == size - 3 and piece.endswith(b"\r\n\r\n") and piece.find(b"\r") == size - 4:
+                if size <= self._event_bytes_max:
+                    self._at_start = False
+                    return [piece[6:-4]]
+            elif line_end == size - 2 and piece.endswith(b"\n\n") and b"\r" not in piece:
+                if size <= self._event_bytes_max:
+                    self._at_start = False
+                    return [piece[6:-2]]
+        return self._feed_lines(piece)
+
+    def _feed_lines(self, piece: bytes) -> list[bytes]:
         fits = self._line_bytes + len(piece) <= self._event_bytes_max
         lines = self._finished_lines(piece)
+        found: list[bytes] | None = None
         if fits and not self._data and not self._event_type:
-            plain = _data_of_plain_events(lines)
-            if plain is not None:
-                return plain
-        found: list[bytes] = []
-        for line in lines:
-            if line:
-                self._take_field(line)
-            elif (event := self._dispatch()) is not None:
-                found.append(event.data)
+            found = _data_of_plain_events(lines)
+        if found is None:
+            found = []
+            for line in lines:
+                if line:
+                    self._take_field(line)
+                elif (event := self._dispatch()) is not None:
+                    found.append(event.data)
+        unfinished = self._line_pieces or self._after_carriage_return or self._data or self._event_type
+        self._is_between_events = not unfinished
         return found
 
     def end(self) -> ServerSentEvent | None:
@@ -134,10 +148,6 @@ class ServerSentEventReader:
     def stray_text(self) -> bytes:
         """The newest lines that were no field, joined with LF; an empty line where empty lines or events were."""
         return b"\n".join(self._stray).strip(b"\n")
-
-    @property
-    def _is_between_events(self) -> bool:
-        return not (self._line_pieces or self._after_carriage_return or self._data or self._event_type)
 
     def _finished_lines(self, piece: bytes) -> list[bytes]:
         """Return the lines that `piece` finishes, without their ends; keep the rest."""
@@ -215,16 +225,6 @@ class ServerSentEventReader:
     def _check_size(self, size: int) -> None:
         if size > self._event_bytes_max:
             raise EventTooLarge(f"server-sent event of {size} bytes or more exceeds {self._event_bytes_max}")
-
-
-def _data_of_one_event(piece: bytes) -> bytes | None:
-    """Return the data of `piece`, which begins with `data: `, if it is one event of one line, else None."""
-    line_end = piece.find(b"\n")
-    if line_end == len(piece) - 3 and piece.endswith(b"\r\n\r\n") and piece.find(b"\r") == line_end - 1:
-        return piece[6:-4]
-    if line_end == len(piece) - 2 and piece.endswith(b"\n\n") and b"\r" not in piece:
-        return piece[6:-2]
-    return None
 
 
 def _data_of_plain_events(lines: list[bytes]) -> list[bytes] | None:
