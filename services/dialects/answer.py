@@ -128,11 +128,9 @@ class AnswerReader:
                 return self._feed_as_events(data)
             self._failure = str(error)
             return False
-        if self._is_event_stream:
-            if self._end_mark is not None and self._end_mark in texts:
+        if self._is_event_stream or self._framing is not None:
+            if self._end_mark is not None and self._is_event_stream and self._end_mark in texts:
                 self._saw_end_mark = True
-            texts = self._tally.worth_parsing(texts)
-        elif self._framing is not None:
             texts = self._tally.worth_parsing(texts)
         # The elements of an array are all parsed: among them something that is not JSON is a fault.
         changed = False

@@ -23,7 +23,6 @@ from services.dialects.counts import name_of, object_of, objects_of
 from services.dialects.dialect import Call, CallKind, Dialect, Endpoint, RequestFacts, RequestReader, ResponseReader
 from services.dialects.google_generate_content import OPERATION, GenerateContentTally
 from services.dialects.request_body import MODEL, Members, RequestBodyReader
-from services.events.usage import Counts
 from services.wire.json_members import Path
 
 NAME = "google-cloudcode"

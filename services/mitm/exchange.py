@@ -4,10 +4,13 @@ One exchange over HTTP/1.1 as it passes: where its messages begin and end, and w
 A core beside `relay.py`, which moves the bytes: what is fed here is about to be forwarded as it came.
 """
 
+from collections.abc import Callable
+
 from services.mitm.observer import Abort, Observation, ObserverParts
 from services.mitm.socket_observation import SocketObservation, observe_socket
 from services.wire.http1 import (
     Body,
+    ChunkedBody,
     HttpInvalid,
     NoBody,
     RequestHead,
@@ -127,7 +130,7 @@ class Exchange:
         end = body.feed(data, start, size, content)
         if content:
             if observation.reads_response:
-                observation.response_content(view, content)
+                observation.response_content(b"".join([view[first:last] for first, last in content]))
             else:
                 for first, last in content:
                     observation.bytes_down += last - first
@@ -135,6 +138,27 @@ class Exchange:
         if body.done:
             observation.ended(now)
         return end
+
+    def chunk_follower(self) -> Callable[[bytearray, memoryview, int], bool] | None:
+        """
+        Return what follows a chunk that comes alone, as an event mostly does; None if the response has no chunks.
+
+        It is given `data`, a view of it and a size. If `data[:size]` is one chunk of the response, it does what
+        `follow_response` does and returns True; otherwise it does nothing and returns False.
+        """
+        body, observation = self.response_body, self._observation
+        if type(body) is not ChunkedBody or observation is None:
+            return None
+        only_chunk, response_content = body.only_chunk, observation.response_content
+
+        def follow(data: bytearray, view: memoryview, size: int) -> bool:
+            start = only_chunk(data, size)
+            if not start:
+                return False
+            response_content(bytes(view[start : size - 2]))
+            return True
+
+        return follow
 
     # -- another protocol (RFC 9110 §15.2.2) -------------------------------
 

@@ -168,7 +168,7 @@ class Exchange:
         observation = self._observation
         if observation is not None:
             if observation.reads_response and part.content:
-                observation.response_content(memoryview(part.content), [(0, len(part.content))])
+                observation.response_content(part.content)
             else:
                 observation.bytes_down += len(part.content)
         self._response_moved(part)

@@ -8,7 +8,6 @@ is answered with 502 and the reason.
 
 from collections import deque
 from enum import Enum
-from typing import Protocol
 
 from services.mitm.http2_exchange import Exchange
 from services.mitm.http2_flow import Side
@@ -16,7 +15,7 @@ from services.mitm.observer import Abort, Peer
 from services.mitm.relay import LINGER_S
 from services.mitm.stream import BROKEN_OFF, NOTHING_YET, Stream, TlsFailed
 from services.mitm.upstream import Route, UpstreamFailed
-from services.mitm.wiring import Wiring
+from services.mitm.wiring import RelayOwner, Wiring
 from services.wire.http2 import Http2End
 from services.wire.http2_parts import (
     LAST_STREAM_ID_MAX,
@@ -41,19 +40,6 @@ class _Phase(Enum):
     DRAINING = "awaiting the end of the streams under way"
     LINGER = "awaiting the client's end"
     OVER = "over"
-
-
-class Http2RelayOwner(Protocol):
-    """Who keeps a relay until it is over."""
-
-    def relay_ended(self, relay: "Http2Relay") -> None:
-        """The relay has closed its streams."""
-
-    def client_left_silently(self, host: str) -> None:
-        """The client has left without a single byte."""
-
-    def client_spoke(self, host: str) -> None:
-        """The client has made its first request."""
 
 
 class Http2Relay:
@@ -89,7 +75,7 @@ class Http2Relay:
         route: Route,
         peer: Peer,
         wiring: Wiring,
-        owner: Http2RelayOwner,
+        owner: RelayOwner["Http2Relay"],
         upstream: Stream | None = None,
     ) -> None:
         self._peer = peer

@@ -212,22 +212,18 @@ class Observation:
         if self._response_reader is not None:
             self._response_reader.read_trailer(_texts(fields))
 
-    def response_content(self, view: memoryview, content: Sequence[tuple[int, int]]) -> None:
-        """Read pieces of the response's body, which are counted here, and journal the counts if they changed."""
-        if len(content) == 1:
-            first, last = content[0]
-            data = bytes(view[first:last])
-        else:
-            data = b"".join([view[first:last] for first, last in content])
+    def response_content(self, data: bytes) -> None:
+        """Take a piece of the response's body: count it, read it, and journal the counts if they changed."""
         self.bytes_down += len(data)
-        reader = self._response_reader
+        if not self.reads_response:
+            return
         try:
             if self._decoder is not None:
                 data = self._decoder.feed(data)
                 self._decoded_bytes += len(data)
-            if reader is not None:
-                if reader.feed(data):
-                    self._journal_counts(reader)
+            if self._response_reader is not None:
+                if self._response_reader.feed(data):
+                    self._journal_counts(self._response_reader)
             elif self._catalogue is not None:
                 self._catalogue.feed(data)
         except WireError as error:

@@ -7,15 +7,14 @@ that breaks off resets the client's connection. A request that was sent ahead of
 """
 
 from enum import Enum
-from typing import Protocol
 
 from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
 from services.mitm.observer import Abort, Peer
 from services.mitm.refusal import refusal
-from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
+from services.mitm.stream import BROKEN_OFF, ENDED, KEPT, NOTHING_YET, Passage, Stream, TlsFailed
 from services.mitm.tunnel import BACKLOG_BYTES_MAX
 from services.mitm.upstream import Route, UpstreamFailed
-from services.mitm.wiring import Wiring
+from services.mitm.wiring import RelayOwner, Wiring
 from services.wire.http1 import Framing, HttpInvalid, read_request_head
 
 # What a client may send ahead while a response is under way.
@@ -35,19 +34,6 @@ class _Phase(Enum):
     OVER = "over"
 
 
-class RelayOwner(Protocol):
-    """Who keeps a relay until it is over."""
-
-    def relay_ended(self, relay: "Relay") -> None:
-        """The relay has closed its streams."""
-
-    def client_left_silently(self, host: str) -> None:
-        """The client has left without a single request."""
-
-    def client_spoke(self, host: str) -> None:
-        """The client has made its first request."""
-
-
 class Relay:
     """
     Serves one client stream until it ends; owns it, and the upstream stream of the exchange under way.
@@ -63,6 +49,7 @@ class Relay:
         "_exchanges",
         "_idle_timeout_s",
         "_owner",
+        "_passage",
         "_peer",
         "_phase",
         "_plain",
@@ -74,7 +61,7 @@ class Relay:
         "deadline",
     )
 
-    def __init__(self, client: Stream, route: Route, peer: Peer, wiring: Wiring, owner: RelayOwner) -> None:
+    def __init__(self, client: Stream, route: Route, peer: Peer, wiring: Wiring, owner: RelayOwner["Relay"]) -> None:
         self._client = client
         self._peer = peer
         self._route = route
@@ -87,6 +74,7 @@ class Relay:
         self._ahead = bytearray()
         self._exchanges = 0
         self._upstream: Stream | None = None
+        self._passage: Passage | None = None  # for the response under way
         self._exchange = Exchange()
         self._phase = _Phase.HEAD
         self.deadline = wiring.poller.now + wiring.limits.head_timeout_s
@@ -102,9 +90,13 @@ class Relay:
 
     # -- from the client ---------------------------------------------------
 
-    def _on_client(self) -> None:
+    def receive_early(self) -> None:
+        """Take what came with the end of the TLS handshake."""
+        self._on_client(early=True)
+
+    def _on_client(self, early: bool = False) -> None:
         try:
-            size = self._client.receive()
+            size = self._client.receive_decrypted() if early else self._client.receive()
         except TlsFailed as error:
             self._wiring.logs.info("client.failed", host=self._route.host, reason=str(error))
             size = BROKEN_OFF
@@ -112,17 +104,6 @@ class Relay:
             self._take(self._plain, self._view, size)
         elif size != NOTHING_YET:
             self._client_gone()
-
-    def receive_early(self) -> None:
-        """Take what came with the end of the TLS handshake."""
-        try:
-            size = self._client.receive_decrypted()
-        except TlsFailed as error:
-            self._wiring.logs.info("client.failed", host=self._route.host, reason=str(error))
-            self._client_gone()
-            return
-        if size > 0:
-            self._take(self._plain, self._view, size)
 
     def _take(self, data: bytearray, view: memoryview, size: int) -> None:
         """Take `data[:size]`, the next bytes from the client; `view` is a view of `data`."""
@@ -136,8 +117,7 @@ class Relay:
             assert self._upstream is not None
             self.deadline = self._poller.now + self._idle_timeout_s
             self._exchange.upgraded_up(view[:size], self._poller.now)
-            self._upstream.send(view[:size])
-            if self._upstream.backlog > BACKLOG_BYTES_MAX:
+            if self._upstream.send(view[:size]) > BACKLOG_BYTES_MAX:
                 self._client.pause()
         elif phase is not _Phase.LINGER:
             self._keep_ahead(view[:size])
@@ -269,12 +249,14 @@ class Relay:
             return
         if size <= 0:
             if size != NOTHING_YET:
-                self._upstream_gone(size, f"{self._route.host} closed the connection without a response")
+                self._upstream_gone(size)
             return
         exchange = self._exchange
         if self._phase is _Phase.UPGRADED:
             self.deadline = self._poller.now + self._idle_timeout_s
-            self._forward(size)
+            exchange.upgraded_down(self._view[:size], self._poller.now)
+            if self._client.send(self._view[:size]) > BACKLOG_BYTES_MAX:
+                upstream.pause()
         elif exchange.response_ahead:
             data = bytearray(exchange.response_ahead) + self._view[:size]
             exchange.response_ahead = b""
@@ -283,30 +265,29 @@ class Relay:
             self._take_response_head(self._plain, self._view, size)
         # close_notify came in the same read as the last data: nothing more will be readable to say so.
         if upstream.ended and self._upstream is upstream:
-            self._upstream_gone(ENDED, f"{self._route.host} closed the connection without a response")
+            self._upstream_gone(ENDED)
 
     def _on_more_of_response(self) -> None:
-        """As `_on_upstream`, once the head has passed: what nearly every event of a streamed answer takes."""
-        upstream = self._upstream
+        """As `_on_upstream`, once the head has passed."""
+        upstream, passage = self._upstream, self._passage
         assert upstream is not None
+        self.deadline = self._poller.now + self._idle_timeout_s
         try:
-            size = upstream.receive()
+            size = upstream.receive() if passage is None else passage.step()
         except TlsFailed as error:
             self._upstream_gone(BROKEN_OFF, f"TLS with {self._route.host} failed: {error}")
             return
-        if size > 0:
-            self.deadline = self._poller.now + self._idle_timeout_s
+        if size == NOTHING_YET:
+            return  # nearly always: one event has come, and has passed
+        if size == KEPT:
+            if self._client.backlog > BACKLOG_BYTES_MAX:
+                upstream.pause()
+        elif size > 0:
             self._take_response(self._plain, self._view, 0, size)
             if upstream.ended and self._upstream is upstream:
-                self._upstream_gone(ENDED, "")
-        elif size != NOTHING_YET:
-            self._upstream_gone(size, "")
-
-    def _forward(self, size: int) -> None:
-        self._exchange.upgraded_down(self._view[:size], self._poller.now)
-        self._client.send(self._view[:size])
-        if self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
-            self._upstream.pause()
+                self._upstream_gone(ENDED)
+        else:
+            self._upstream_gone(size)
 
     def _take_response_head(self, data: bytearray, view: memoryview, size: int) -> None:
         """Read heads out of `data[:size]`, interim ones (1xx) included, and go on with the body of the final one."""
@@ -327,6 +308,8 @@ class Relay:
             exchange.begin_response(self._poller.now)
             self._take_response(data, view, start, size)
             if self._exchange is exchange and self._upstream is not None:
+                follow = exchange.chunk_follower()
+                self._passage = Passage(self._upstream, self._client, self._wiring.scratch, follow) if follow else None
                 self._upstream.watch(self._on_more_of_response, self._on_upstream_drained, self.fail)
 
     def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
@@ -362,7 +345,7 @@ class Relay:
         assert request is not None and response is not None and upstream is not None
         whole = self._exchange.request_body.done
         keeps_alive = request.keeps_alive and response.keeps_alive and whole
-        self._upstream = None
+        self._upstream = self._passage = None
         if keeps_alive and not extra and not upstream.ended and not upstream.sent_failed:
             self._wiring.pool.put(self._route, upstream)
         else:
@@ -402,7 +385,9 @@ class Relay:
         self._break(Abort.CLIENT, "the client closed the connection")
         self._end()
 
-    def _upstream_gone(self, how: int, reason: str) -> None:
+    def _upstream_gone(self, how: int, reason: str | None = None) -> None:
+        if reason is None:
+            reason = f"{self._route.host} closed the connection without a response"
         response = self._exchange.response
         if self._phase is _Phase.UPGRADED:
             self._break(None if how == ENDED else Abort.UPSTREAM, reason)
@@ -461,7 +446,7 @@ class Relay:
 
     def _drop_upstream(self) -> None:
         if self._upstream is not None:
-            upstream, self._upstream = self._upstream, None
+            upstream, self._upstream, self._passage = self._upstream, None, None
             self._wiring.pool.discard(upstream)
 
     def _end(self, *, abort_client: bool = False) -> None:

@@ -28,6 +28,9 @@ NOTHING_YET = 0
 ENDED = -1  # the peer said that it will send no more: close_notify under TLS, FIN in clear
 BROKEN_OFF = -2  # the connection ended without that
 
+# What else `Passage.step` returns.
+KEPT = -3  # the piece has passed, but the socket that it goes to does not take all of it now
+
 
 class TlsFailed(Exception):
     """The TLS layer refuses to go on; the message is OpenSSL's reason."""
@@ -264,15 +267,19 @@ class Stream:
         if not self._unsent:
             try:
                 size = self._send(data)
-                if size == len(data):
-                    return 0
             except BlockingIOError:
                 pass
             except OSError:
                 self.sent_failed = True
                 return 0
+            if size == len(data):
+                return 0
+        return self._keep(data[size:])
+
+    def _keep(self, data: memoryview | bytes) -> int:
+        if not self._unsent:
             self._wait_for(self._events | WRITE)
-        self._unsent += data[size:]
+        self._unsent += data
         return len(self._unsent)
 
     def _flush_tls(self) -> None:
@@ -387,6 +394,96 @@ class Stream:
         # Who is called back holds this stream, too: no circle shall wait for the collector.
         self.on_readable = self.on_drained = self.on_closed = self.on_failed = _ignore
         self._poller.close_socket(self.socket)
+
+
+class Passage:
+    """
+    From one stream under TLS into another in a single step: `receive`, a look at what came, and `send`.
+
+    Nearly every event of a streamed answer comes alone and passes whole, and what it costs is the number of steps that
+    the interpreter takes. Whatever is not so simple is handed to the caller, as `receive` would.
+
+    Args:
+        follow: Is shown `plain[:size]`, a view of it, and its size. True if that may be sent as it is; False, with
+            nothing done, if it needs another look.
+    """
+
+    __slots__ = (
+        "_cipher",
+        "_decrypt",
+        "_encrypt",
+        "_encrypted",
+        "_feed",
+        "_follow",
+        "_incoming",
+        "_plain",
+        "_recv_into",
+        "_send",
+        "_sink",
+        "_source",
+        "_unsent",
+        "_view",
+    )
+
+    def __init__(
+        self, source: Stream, sink: Stream, scratch: Scratch, follow: Callable[[bytearray, memoryview, int], bool]
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._follow = follow
+        self._cipher = scratch.cipher
+        self._plain = scratch.plain
+        self._view = scratch.plain_view
+        self._recv_into = source._recv_into
+        self._incoming = source._incoming
+        self._feed = source._incoming.write
+        self._decrypt = source._read
+        self._encrypt = sink._write
+        self._encrypted = sink._outgoing.read
+        self._send = sink._send
+        self._unsent = sink._unsent
+
+    def step(self) -> int:
+        """
+        Pass on what is there, if it is simple.
+
+        Returns:
+            `NOTHING_YET` when there is nothing more to do, `KEPT`, or what `receive` returns: then a piece has come
+            that has not been followed and not been sent.
+
+        Raises:
+            TlsFailed: See `receive`.
+        """
+        try:
+            size = self._recv_into(self._cipher)
+        except OSError:
+            size = 0
+        if not size:
+            return self._source.receive()  # which says why
+        self._feed(self._cipher[:size])
+        try:
+            size = self._decrypt(_PLAIN_BYTES, self._view)
+        except ssl.SSLError as error:
+            return self._source._read_stopped(0, error)
+        if not size or self._incoming.pending:
+            return self._source._read_on(size)
+        if not self._follow(self._plain, self._view, size):
+            return size
+        sent = 0
+        try:
+            self._encrypt(self._view[:size])
+            data = self._encrypted()
+            if not self._unsent:
+                sent = self._send(data)
+                if sent == len(data):
+                    return NOTHING_YET
+        except BlockingIOError:
+            pass
+        except OSError:  # of the socket or of TLS
+            self._sink.sent_failed = True
+            return NOTHING_YET
+        self._sink._keep(data[sent:])
+        return KEPT
 
 
 def reason_of(error: ssl.SSLError) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from services.mitm.config import HostList
 from services.mitm.observer import Observation, ObserverParts, Peer
@@ -12,6 +12,8 @@ from services.mitm.upstream import Pool, Route, UpstreamFailed
 from services.runtime.logs import Logs
 from services.runtime.settings import MitmSettings
 from services.wire.http1 import RequestHead
+
+_Relay = TypeVar("_Relay", contravariant=True)
 
 
 class AwaitsUpstream(Protocol):
@@ -25,6 +27,19 @@ class AwaitsUpstream(Protocol):
 
     def fail(self) -> None:
         """A step of ours has failed: end the connection. Never raises."""
+
+
+class RelayOwner(Protocol[_Relay]):
+    """Who keeps a relay until it is over."""
+
+    def relay_ended(self, relay: _Relay) -> None:
+        """The relay has closed its streams."""
+
+    def client_left_silently(self, host: str) -> None:
+        """The client has left without a single request."""
+
+    def client_spoke(self, host: str) -> None:
+        """The client has made its first request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

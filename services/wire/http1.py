@@ -315,6 +315,21 @@ class ChunkedBody:
             start = self._follow_part(data, start, end, content)
         return start
 
+    def only_chunk(self, data: bytearray, end: int) -> int:
+        """
+        Tell, and nothing else, whether the next bytes, `data[:end]`, are one chunk, from its size to its end.
+
+        Returns:
+            Where its content starts, which ends 2 before `end`; 0 if they are anything else.
+        """
+        if self._is_between_chunks:
+            match = _match_chunk_start(data, 0, end)
+            if match is not None:
+                start = match.end()
+                if start < end - 2 == start + int(match[1], 16) and data.endswith(b"\r\n", 0, end):
+                    return start
+        return 0
+
     def _follow_part(self, data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
         """Go on with what is there of the chunk's next part."""
         state = self._state

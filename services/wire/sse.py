@@ -97,18 +97,17 @@ class ServerSentEventReader:
     def feed_data(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """As `feed`, for callers who want the data of each event and neither its type nor its id."""
         piece = data if type(data) is bytes else bytes(data)
-        if self._is_between_events and piece.startswith(b"data: "):
+        if self._is_between_events and piece.startswith(b"data: ") and len(piece) <= self._event_bytes_max:
             # Nearly always it is one event of one line.
-            size = len(piece)
-            line_end = piece.find(b"\n")
-            if line_end == size - 3 and piece.endswith(b"\r\n\r\n") and piece.find(b"\r") == size - 4:
-                if size <= self._event_bytes_max:
-                    self._at_start = False
-                    return [piece[6:-4]]
-            elif line_end == size - 2 and piece.endswith(b"\n\n") and b"\r" not in piece:
-                if size <= self._event_bytes_max:
-                    self._at_start = False
-                    return [piece[6:-2]]
+            if piece.endswith(b"\r\n\r\n"):
+                line = piece[6:-4]
+            elif piece.endswith(b"\n\n"):
+                line = piece[6:-2]
+            else:
+                return self._feed_lines(piece)
+            if b"\n" not in line and b"\r" not in line:
+                self._at_start = False
+                return [line]
         return self._feed_lines(piece)
 
     def _feed_lines(self, piece: bytes) -> list[bytes]:
