@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -129,7 +130,7 @@ class Journal:
         self._waiting_bytes = 0
         self._segments: list[Segment] = []
         self._reader = EpochReader(self._segments)
-        self._tail: dict[int, bytes] = {}
+        self._tail: deque[bytes] = deque()  # the newest records, up to `last`
         self._tail_bytes = 0
         self._descriptor = -1
         self._segment_number = 0
@@ -230,12 +231,12 @@ class Journal:
         """
         if first < self.first:
             return []
-        if first not in self._tail:
+        in_tail = first - (self.last - len(self._tail) + 1)
+        if in_tail < 0 or first > self.last:
             return self._reader.read(first, records_max, bytes_max) if first <= self.last else []
         found: list[bytes] = []
         total = 0
-        for sequence in range(first, min(self.last, first + records_max - 1) + 1):
-            record = self._tail[sequence]
+        for record in islice(self._tail, in_tail, in_tail + records_max):
             total += len(record)
             if found and total > bytes_max:
                 break
@@ -251,8 +252,8 @@ class Journal:
 
     def cover(self, mark: int) -> None:
         """Everything of this epoch up to `mark` is committed."""
-        while self._tail and (sequence := next(iter(self._tail))) <= mark:
-            self._tail_bytes -= len(self._tail.pop(sequence))
+        while self._tail and self.last - len(self._tail) < mark:
+            self._tail_bytes -= len(self._tail.popleft())
 
     def expire(self, mark: int, now_unix_s: float) -> None:
         """Delete what is committed, of this epoch up to `mark`, and need not be kept any longer."""
@@ -332,10 +333,10 @@ class Journal:
             return False
         for record in records:
             self.last += 1
-            self._tail[self.last] = _exactly(record)
+            self._tail.append(_exactly(record))
             self._tail_bytes += len(record)
         while len(self._tail) > _TAIL_RECORDS_MAX or self._tail_bytes > _TAIL_BYTES_MAX:
-            self._tail_bytes -= len(self._tail.pop(next(iter(self._tail))))
+            self._tail_bytes -= len(self._tail.popleft())
         self._segments[-1].last = self.last
         if exchange_id is not None:
             self._drafts.pop(exchange_id, None)

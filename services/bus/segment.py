@@ -44,7 +44,11 @@ class Entry(NamedTuple):
 
 def encode_entry(kind: EntryKind, sequence: int, exchange_id: bytes, parts: Sequence[bytes]) -> bytes:
     """Write one entry."""
-    return _sealed(entry_head(kind, sequence, exchange_id) + b"".join(map(_with_length, parts)))
+    head = entry_head(kind, sequence, exchange_id)
+    if len(parts) == 1:
+        return encode_single(head, parts[0])
+    summed = head + b"".join([_LENGTH.pack(len(part)) + part for part in parts])
+    return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
 
 
 def encode_single(head: bytes, part: bytes) -> bytes:
@@ -62,14 +66,6 @@ def entry_head(kind: EntryKind, sequence: int, exchange_id: bytes) -> bytes:
     """Write what stands before the parts of an entry; an id is cut after `EXCHANGE_ID_BYTES_MAX` bytes."""
     exchange_id = exchange_id[:EXCHANGE_ID_BYTES_MAX]
     return _BODY_HEAD.pack(sequence, kind, len(exchange_id)) + exchange_id
-
-
-def _with_length(part: bytes) -> bytes:
-    return _LENGTH.pack(len(part)) + part
-
-
-def _sealed(summed: bytes) -> bytes:
-    return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
 
 
 class SegmentReader:

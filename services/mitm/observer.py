@@ -87,6 +87,7 @@ class Observation:
         "_client",
         "_decoded_bytes",
         "_decoder",
+        "_epoch_offset_s",
         "_facts",
         "_finished",
         "_first_byte_ms",
@@ -110,7 +111,9 @@ class Observation:
         self._host = host
         self._parts = parts
         self._started = now
-        wall = parts.epoch_offset_s() + now
+        # One offset for the whole exchange: its times fit each other, whatever happens to the clock meanwhile.
+        self._epoch_offset_s = parts.epoch_offset_s()
+        wall = self._epoch_offset_s + now
         self._started_at = timestamp(wall)
         self._id = parts.ids.make(int(wall * 1000))
         self._client = _NOBODY
@@ -130,12 +133,14 @@ class Observation:
         self.bytes_down = 0
         self.reads_request = False
         self.reads_response = False
-        self._begin(request, peer)
+        try:
+            self._begin(request, peer)
+        except Exception as error:
+            self.failed(error)
 
     def __repr__(self) -> str:
         return f"<Observation {self._id} of {self._call.operation or 'an unknown call'} at {self._host}>"
 
-    @harmless
     def _begin(self, request: RequestHead, peer: Peer) -> None:
         self._client = _json_of(peer.client())
         self._call = call = recognise(request.method, self._host, request.target)
@@ -163,12 +168,14 @@ class Observation:
         except WireError:
             self.reads_request = False  # the model is then what the response names
 
-    @harmless
     def request_ended(self) -> None:
         """The request is whole: what it says about itself is known."""
-        if self._request_reader is None:
-            return
-        facts = self._request_reader.facts()
+        if self._request_reader is not None:
+            self._take_facts(self._request_reader)
+
+    @harmless
+    def _take_facts(self, reader: RequestReader) -> None:
+        facts = reader.facts()
         self._facts = RequestFacts(
             model=facts.model or self._call.request_model,
             stream=facts.stream,
@@ -179,13 +186,15 @@ class Observation:
         members = {"request_model": self._facts.model, "conversation_id": self._facts.conversation_id}
         self._parts.outbox.progress(self._id, orjson.dumps(members | {"model": self.model_named(self._facts.model)}))
 
-    @harmless
     def response_head(self, response: ResponseHead, now: float) -> None:
         """The final response begins."""
         self._status = response.status
         self._first_byte_ms = milliseconds(now - self._started)
-        if self._call.kind is CallKind.UNKNOWN:
-            return
+        if self._call.kind is not CallKind.UNKNOWN:
+            self._begin_reading(response)
+
+    @harmless
+    def _begin_reading(self, response: ResponseHead) -> None:
         content_type = response.field(b"content-type")
         self._response_reader = response_reader(
             self._call,
@@ -279,16 +288,19 @@ class Observation:
         usage = self._usage(Outcome.ERROR, error_type=error_type, reason=reason)
         self._finish([self._record(usage, now, None)], [usage])
 
-    @harmless
     def _close(self, now: float, *, complete: bool, aborted_by: Abort | None, reason: str | None = None) -> None:
         try:
             self._conclude(now, complete=complete, aborted_by=aborted_by, reason=reason)
         except Exception as error:
             self.failed(error)
             if not self._finished:
-                self._facts = _NOTHING_SAID  # whatever it was, it is not in this one
-                usage = self._usage(Outcome.UNREADABLE, reason=INTERNAL)
-                self._finish([self._record(usage, now, None)], [usage])
+                self._conclude_unread(now)
+
+    @harmless
+    def _conclude_unread(self, now: float) -> None:
+        self._facts = _NOTHING_SAID  # whatever it was, it is not in this one
+        usage = self._usage(Outcome.UNREADABLE, reason=INTERNAL)
+        self._finish([self._record(usage, now, None)], [usage])
 
     def _conclude(self, now: float, *, complete: bool, aborted_by: Abort | None, reason: str | None) -> None:
         if self._call.kind is CallKind.OTHER:
@@ -367,7 +379,7 @@ class Observation:
 
     def make_id(self, now: float) -> str:
         """Return an id for a further record."""
-        return self._parts.ids.make(int((self._parts.epoch_offset_s() + now) * 1000))
+        return self._parts.ids.make(int((self._epoch_offset_s + now) * 1000))
 
     def record(
         self,
@@ -380,7 +392,7 @@ class Observation:
         transferred: Mapping[str, int],
     ) -> bytes:
         """Write a record; the members are those of `UsageRecorded`, in its order."""
-        wall = self._parts.epoch_offset_s() + now
+        wall = self._epoch_offset_s + now
         truncated = usage.outcome is Outcome.TRUNCATED
         return orjson.dumps(
             {
@@ -427,7 +439,7 @@ class Observation:
 
     def count(self, now: float, endpoint: str | None = None) -> None:
         """Record that the exchange was, and that it spent nothing."""
-        wall = self._parts.epoch_offset_s() + now
+        wall = self._epoch_offset_s + now
         counted = {
             "schema": ExchangeCounted.SCHEMA,
             "event_id": self._id,

@@ -158,11 +158,13 @@ def _problem_of(head: bytes, kind: str, start_line: bytes) -> str:
 
 
 def _fields_of(head: bytes) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = {}
-    for name, value in _FIELDS_OF_A_PROXY.findall(head):
-        name = name.lower()
-        value = value.rstrip(b" \t")
-        found[name] = found[name] + b", " + value if name in found else value
+    listed = _FIELDS_OF_A_PROXY.findall(head)
+    found = {name.lower(): value.rstrip(b" \t") for name, value in listed}
+    if len(found) != len(listed):
+        found.clear()
+        for name, value in listed:
+            name, value = name.lower(), value.rstrip(b" \t")
+            found[name] = found[name] + b", " + value if name in found else value
     return found
 
 
@@ -232,14 +234,15 @@ class LengthBody:
 
     def feed(self, data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
         """See `ChunkedBody.feed`."""
-        size = end - start
-        if size >= self._left:
-            size = self._left
+        left = start + self._left - end
+        if left <= 0:
             self.done = True
-        self._left -= size
-        if size:
-            content.append((start, start + size))
-        return start + size
+            end += left
+            left = 0
+        self._left = left
+        if end > start:
+            content.append((start, end))
+        return end
 
 
 class UntilCloseBody:
