@@ -60,7 +60,7 @@ class Attribution:
         label, uid = client["label"], client["uid"]
         if label is None and uid is not None:
             label = self._label_of_uid.get(uid)
-        turn_id = record["turn_id"] or (self._turn_of(record, label) if label is not None else None)
+        turn_id = record["turn_id"] or (self._turn_of(record, label) if label is not None and self._turns else None)
         if label == client["label"] and turn_id == record["turn_id"]:
             return record
         return {**record, "client": {**client, "label": label}, "turn_id": turn_id}

@@ -6,9 +6,10 @@ failed both are what the ledger says, and the publishers send again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from itertools import count, repeat
+from typing import Any
 
-from services.bus.delivery import SEQ_MAX, ExchangeBatch, HeldEpoch
+from services.bus.delivery import SEQ_MAX, ExchangeBatch, HeldEpoch, LeftBehind
 from services.events.codec import EventInvalid, checked, decode
 from services.events.exchange import ExchangeCounted, UsageMembers, UsageRecorded
 from services.ledger.entry import (
@@ -61,14 +62,14 @@ class Intake:
         expected = self._taken.get(source, 0) + 1
         if not batch.first_seq <= expected < batch.first_seq + len(batch.records):
             return
-        for record in batch.records[expected - batch.first_seq :]:
-            if len(self.pending) >= self._pending_max:
-                break  # the publisher sends again; its journal has more room than our memory
-            entry = self._entry_of(record)
-            unless = _superseding(batch, record)
-            self.pending.append(Arrival(source=source, seq=expected, entry=entry, unless=unless))
-            expected += 1
-        self._taken[source] = expected - 1
+        # What finds no room the publisher sends again: its journal has more of it than our memory.
+        room = max(0, self._pending_max - len(self.pending))
+        records = batch.records[expected - batch.first_seq :][:room]
+        entries = [self._entry_of(each) for each in records]
+        left = batch.left_behind
+        unless = repeat(None) if left is None else [_superseding(batch.publisher, left, each) for each in records]
+        self.pending += map(Arrival, repeat(source), count(expected), entries, unless)
+        self._taken[source] = expected - 1 + len(records)
 
     def greet(self, publisher: str, held: Sequence[HeldEpoch]) -> None:
         """A publisher says what it holds: where our cursor lies before that, what is between is gone for good."""
@@ -96,7 +97,8 @@ class Intake:
                 raise EventInvalid(f"record is a {type(record).__name__}, not an object")
             if record.get("schema") == ExchangeCounted.SCHEMA:
                 return exchange_entry(decode(ExchangeCounted, record))
-            return usage_entry(self._attribute(cast(UsageMembers, checked(UsageRecorded, record))))
+            members: Any = checked(UsageRecorded, record)
+            return usage_entry(self._attribute(members))
         except EntryInvalid as error:
             reason = str(error)
         except EventInvalid as error:
@@ -105,12 +107,11 @@ class Intake:
         return RefusedEntry(reason=reason, size_bytes=len(repr(record)))
 
 
-def _superseding(batch: ExchangeBatch, record: object) -> Superseding | None:
-    if batch.left_behind is None or not isinstance(record, dict):
+def _superseding(publisher: str, left: LeftBehind, record: object) -> Superseding | None:
+    if not isinstance(record, dict):
         return None
-    origin = Source(batch.publisher, batch.left_behind.epoch)
-    after = min(max(batch.left_behind.after, 0), SEQ_MAX)
-    return Superseding(source=origin, after=after, exchange_id=str(record.get("exchange_id")))
+    after = min(max(left.after, 0), SEQ_MAX)
+    return Superseding(source=Source(publisher, left.epoch), after=after, exchange_id=str(record.get("exchange_id")))
 
 
 def _without_content(reason: str) -> str:

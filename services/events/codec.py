@@ -17,6 +17,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import orjson
 
+from services.events.usual import is_union, plain_types, usual_form
+
 # The largest event: a turn request with a long conversation. Everything else is a few kilobytes.
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 
@@ -79,19 +81,21 @@ def decode(kind: type[EventT], data: bytes | Mapping[str, object]) -> EventT:
     return kind(**_checked(_members_read(kind, _Form.VALUE), members, kind.SCHEMA))
 
 
-def checked(kind: type[Event], members: Mapping[str, object]) -> dict[str, object]:
+def checked(kind: type[Event], members: dict[str, object]) -> dict[str, object]:
     """
     Check an event as `decode` does, but leave it as JSON has it: for those who pass it on and look at little of it.
 
     Returns:
-        Its members without the schema, all of them, in the order of the fields. Parts may be shared: leave them as
-        they are.
+        Its members, the schema first, then all of them, in the order of the fields if its writer keeps it, as ours do.
+        It may be what was given, and parts may be shared: leave them as they are.
 
     Raises:
         EventInvalid: As for `decode`.
     """
+    if _has_usual_form(kind)(members):
+        return members
     _check_schema(kind, members)
-    return _checked(_members_read(kind, _Form.MEMBERS), members, kind.SCHEMA)
+    return {"schema": kind.SCHEMA} | _checked(_members_read(kind, _Form.MEMBERS), members, kind.SCHEMA)
 
 
 def value_from(kind: Any, members: Mapping[str, object], where: str) -> Any:
@@ -102,6 +106,9 @@ def value_from(kind: Any, members: Mapping[str, object], where: str) -> Any:
 def _check_schema(kind: type[Event], members: Mapping[str, object]) -> None:
     if members.get("schema") != kind.SCHEMA:
         raise EventInvalid(f"schema is {members.get('schema')!r}, not {kind.SCHEMA!r}")
+
+
+_has_usual_form = functools.cache(usual_form)
 
 
 class _Form(Enum):
@@ -158,7 +165,7 @@ def _members_read(kind: Any, form: _Form) -> tuple[_Member, ...]:
         read.append(
             _Member(
                 name=field.name,
-                plain=_plain_types(hints[field.name]),
+                plain=plain_types(hints[field.name]),
                 check=_check_of(hints[field.name], form),
                 is_required=is_required,
                 default=default if form is _Form.MEMBERS and not is_required else _ABSENT,
@@ -167,19 +174,9 @@ def _members_read(kind: Any, form: _Form) -> tuple[_Member, ...]:
     return tuple(read)
 
 
-def _plain_types(hint: Any) -> frozenset[type]:
-    """Return the types whose values need no look inside and no conversion: exact ones, for bool is an int."""
-    options = typing.get_args(hint) if _is_union(hint) else (hint,)
-    return frozenset(option for option in options if option in (str, int, float, bool, types.NoneType))
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
 def _check_of(hint: Any, form: _Form) -> _Check:
     origin = typing.get_origin(hint)
-    if _is_union(hint):
+    if is_union(hint):
         return _union_check(typing.get_args(hint), form)
     if origin is tuple:
         return _tuple_check(typing.get_args(hint)[0], form)
@@ -190,7 +187,7 @@ def _check_of(hint: Any, form: _Form) -> _Check:
     if hint is object:
         return lambda value, where: value
     if issubclass(hint, StrEnum):
-        return _enum_check(hint)
+        return _enum_check(hint, form)
     return functools.partial(_check_plain, hint)
 
 
@@ -224,7 +221,7 @@ def _tuple_check(item: Any, form: _Form) -> _Check:
 
 
 def _mapping_check(item: Any, form: _Form) -> _Check:
-    plain, check_item = _plain_types(item), _check_of(item, form)
+    plain, check_item = plain_types(item), _check_of(item, form)
 
     def check(value: object, where: str) -> object:
         if not isinstance(value, dict):
@@ -248,12 +245,13 @@ def _dataclass_check(kind: Any, form: _Form) -> _Check:
     return check
 
 
-def _enum_check(kind: type[StrEnum]) -> _Check:
+def _enum_check(kind: type[StrEnum], form: _Form) -> _Check:
     def check(value: object, where: str) -> object:
         if not isinstance(value, str):
             raise EventInvalid(f"{where} is {value!r:.80}, not of type {kind.__name__}")
         try:
-            return kind(value)
+            member = kind(value)
+            return member if form is _Form.VALUE else member.value
         except ValueError as error:
             raise EventInvalid(f"{where} is {value!r:.80}, not one of {', '.join(kind)}") from error
 

@@ -125,7 +125,7 @@ class UsageMembers(TypedDict):
     model: str | None
     response_id: str | None
     conversation_id: str | None
-    outcome: Outcome
+    outcome: str
     usage: Mapping[str, int | float]
     timing: TimingMembers
     client: ClientMembers

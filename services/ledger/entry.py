@@ -6,7 +6,9 @@ Times become microseconds since 1970; everything that is added up is within boun
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 import orjson
@@ -15,11 +17,15 @@ from services.events.exchange import ExchangeCounted, UsageMembers, UsageRecorde
 
 # A trillion tokens in one response: past it a number is damage, and nine million of them fit a signed 64-bit sum.
 COUNT_MAX = 10**12
+_COUNT_MIN = -COUNT_MAX
+# What a row has beside the record itself.
+_entered = itemgetter("usage", "client", "provider", "model", "outcome", "at")
 _USAGE_HEAD = b'{"schema":"%b",' % UsageRecorded.SCHEMA.encode()
 # `at` of a record: what the calendar of `periods` covers.
-_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
-_AT_MAX = datetime(9000, 1, 1, tzinfo=UTC)
 _ZERO = datetime(1970, 1, 1, tzinfo=UTC)
+_US = timedelta(microseconds=1)
+_AT_MIN_US = (datetime(2000, 1, 1, tzinfo=UTC) - _ZERO) // _US
+_AT_MAX_US = (datetime(9000, 1, 1, tzinfo=UTC) - _ZERO) // _US
 
 
 class EntryInvalid(Exception):
@@ -41,6 +47,10 @@ class Series(NamedTuple):
     label: str | None
     uid: int | None
     outcome: str
+
+
+# Records are of few series: the same one is found faster than made, here and in every dictionary after.
+_series = lru_cache(maxsize=1024)(Series)
 
 
 class ExchangeSeries(NamedTuple):
@@ -123,21 +133,16 @@ def usage_entry(record: UsageMembers) -> UsageEntry:
     Raises:
         EntryInvalid: No time, or a count beyond `COUNT_MAX`.
     """
-    usage, client = record["usage"], record["client"]
+    usage, client, provider, model, outcome, at = _entered(record)
     for name, count in usage.items():
-        if not -COUNT_MAX <= count <= COUNT_MAX:
+        if not _COUNT_MIN <= count <= COUNT_MAX:
             raise EntryInvalid(f"count {name:.40} exceeds {COUNT_MAX}")
     uid = client["uid"]
     if uid is not None and not 0 <= uid < 1 << 32:
         raise EntryInvalid("client.uid is no user id")
-    return UsageEntry(
-        at_unix_us=_unix_us(record["at"]),
-        series=Series(
-            record["provider"], record["model"] or None, client["label"] or None, uid, record["outcome"].value
-        ),
-        usage=usage,
-        body=orjson.dumps(record),
-    )
+    series = _series(provider, model or None, client["label"] or None, uid, outcome)
+    body = b"{" + orjson.dumps(record)[len(_USAGE_HEAD) :]
+    return UsageEntry(_unix_us(at), series, usage, body)
 
 
 def exchange_entry(record: ExchangeCounted) -> ExchangeEntry:
@@ -177,7 +182,7 @@ def _unix_us(text: str) -> int:
         at = datetime.fromisoformat(text)
     except ValueError as error:
         raise EntryInvalid("at is no time") from error
-    if at.tzinfo is None or not _AT_MIN <= at < _AT_MAX:
+    at_unix_us = -1 if at.tzinfo is None else (at - _ZERO) // _US
+    if not _AT_MIN_US <= at_unix_us < _AT_MAX_US:
         raise EntryInvalid("at has no offset, or is not of this age")
-    since_1970 = at - _ZERO
-    return (since_1970.days * 86_400 + since_1970.seconds) * 1_000_000 + since_1970.microseconds
+    return at_unix_us

@@ -1,16 +1,17 @@
 """
-Hours, days and months of UTC, each numbered from 1970, and the fewest of them that make up a window.
+Ten minutes, hours, days and months of UTC, each numbered from 1970, and the fewest of them that make up a window.
 
 Times are microseconds since 1970. A window is cut into whole months, the whole days around them, the whole hours around
-those, and rows for what is left of the first and the last hour.
+those, the whole ten minutes around those, and rows for what is left of the first and the last ten minutes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple
 
-HOUR_US = 3_600_000_000
+TEN_MINUTES_US = 600_000_000
+HOUR_US = 6 * TEN_MINUTES_US
 DAY_US = 24 * HOUR_US
 # Ends of what can be asked for; every record lies well between.
 BEGINNING_US = 0
@@ -19,16 +20,29 @@ _DAY_ZERO = date(1970, 1, 1)
 
 
 class Level(IntEnum):
-    """Sizes of period; ROW is no period but the record's own microsecond."""
+    """
+    Sizes of period; ROW is no period but the record's own microsecond.
 
-    ROW = 0
+    The numbers stand in the ledger, and each level follows from the one before.
+    """
+
+    ROW = -1
+    TEN_MINUTES = 0
     HOUR = 1
     DAY = 2
     MONTH = 3
 
 
-# Those that sums are kept for.
-KEPT = (Level.HOUR, Level.DAY, Level.MONTH)
+# Those that sums are kept for: of usage records, and of exchanges, which have no rows.
+KEPT = (Level.TEN_MINUTES, Level.HOUR, Level.DAY, Level.MONTH)
+KEPT_OF_EXCHANGES = KEPT[1:]
+# Of all levels whose periods are equally long.
+WIDTHS_US: Mapping[Level, int] = {
+    Level.ROW: 1,
+    Level.TEN_MINUTES: TEN_MINUTES_US,
+    Level.HOUR: HOUR_US,
+    Level.DAY: DAY_US,
+}
 
 
 class Span(NamedTuple):
@@ -41,24 +55,16 @@ class Span(NamedTuple):
 
 def period_of(level: Level, at_unix_us: int) -> int:
     """Return the number of the period that holds a time."""
-    if level is Level.ROW:
-        return at_unix_us
-    if level is Level.HOUR:
-        return at_unix_us // HOUR_US
-    if level is Level.DAY:
-        return at_unix_us // DAY_US
-    return _month_of_day(at_unix_us // DAY_US)
+    if level is Level.MONTH:
+        return _month_of_day(at_unix_us // DAY_US)
+    return at_unix_us // WIDTHS_US[level]
 
 
 def start_of(level: Level, period: int) -> int:
     """Return the first microsecond of a period."""
-    if level is Level.ROW:
-        return period
-    if level is Level.HOUR:
-        return period * HOUR_US
-    if level is Level.DAY:
-        return period * DAY_US
-    return _first_day_of_month(period) * DAY_US
+    if level is Level.MONTH:
+        return _first_day_of_month(period) * DAY_US
+    return period * WIDTHS_US[level]
 
 
 def cover(since_us: int, until_us: int, coarsest: Level = Level.MONTH) -> list[Span]:

@@ -5,13 +5,14 @@ Beside the sums every part says how many of its responses are `bounds` (broken o
 or `unknown` (reported nothing), and for each count how many responses `reported` it.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.ledger.entry import ExchangeSeries, Series
 from services.ledger.periods import DAY_US, Level, start_of
-from services.ledger.rollups import BOUNDS, NOTHING, RESPONSES, UNKNOWN, Sum
+from services.ledger.rollups import BOUNDS, RESPONSES, UNKNOWN, Number, Sum
 from services.ledger.window import text_from
 
 REPORT_SCHEMA = "wiremeter.usage-report/1"
@@ -47,31 +48,33 @@ class Window:
 class _Group:
     """Sums of the responses that share something."""
 
-    __slots__ = ("_measures", "_outcomes")
+    __slots__ = ("_outcomes", "_reported", "_totals")
 
     def __init__(self) -> None:
-        self._measures: dict[str, Sum] = {}
+        self._totals: dict[str, Number] = {}
+        self._reported: dict[str, int] = {}
         self._outcomes: dict[str, int] = {}
 
     def add(self, series: Series, measure: str, value: Sum) -> None:
-        so_far = self._measures.get(measure)
-        self._measures[measure] = value if so_far is None else so_far.plus(value)
+        total, reported = value
+        self._totals[measure] = self._totals.get(measure, 0) + total
+        self._reported[measure] = self._reported.get(measure, 0) + reported
         if measure == RESPONSES:
-            self._outcomes[series.outcome] = self._outcomes.get(series.outcome, 0) + value.reported
+            self._outcomes[series.outcome] = self._outcomes.get(series.outcome, 0) + reported
 
     @property
     def requests(self) -> int:
-        return self._measures.get(RESPONSES, NOTHING).reported
+        return self._reported.get(RESPONSES, 0)
 
     def members(self) -> dict[str, object]:
-        counts = {name: value for name, value in sorted(self._measures.items()) if not name.startswith("#")}
+        names = sorted(name for name in self._totals if not name.startswith("#"))
         return {
             "requests": self.requests,
-            "usage": {name: value.total for name, value in counts.items()},
-            "reported": {name: value.reported for name, value in counts.items()},
+            "usage": {name: self._totals[name] for name in names},
+            "reported": {name: self._reported[name] for name in names},
             "outcomes": dict(sorted(self._outcomes.items())),
-            "bounds": self._measures.get(BOUNDS, NOTHING).reported,
-            "unknown": self._measures.get(UNKNOWN, NOTHING).reported,
+            "bounds": self._reported.get(BOUNDS, 0),
+            "unknown": self._reported.get(UNKNOWN, 0),
         }
 
 
@@ -110,10 +113,10 @@ def usage_report(
         },
     }
     # Nothing but a group by time needs the periods: of a year of hours there are ten thousand times fewer sums then.
-    sums: dict[tuple[Series, str], Sum] = {}
-    for row in rows:
-        so_far = sums.get((row.series, row.measure))
-        sums[row.series, row.measure] = row.sum if so_far is None else so_far.plus(row.sum)
+    found: defaultdict[tuple[Series, str], list[Sum]] = defaultdict(list)
+    for _, _, series, measure, value in rows:
+        found[series, measure].append(value)
+    sums = {key: Sum(*map(sum, zip(*values, strict=True))) for key, values in found.items()}
     report["totals"] = _totals(sums)
     for group in dict.fromkeys(("model", "client", *groups)):
         level = _TIMES.get(group)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from services.events.usage import Outcome
 from services.ledger.entry import ExchangeEntry, ExchangeSeries, Series
-from services.ledger.periods import HOUR_US, KEPT, Level, period_of
+from services.ledger.periods import KEPT, KEPT_OF_EXCHANGES, WIDTHS_US, Level, period_of, start_of
 
 # Measures that are no counts of a provider; "#" keeps their names apart.
 RESPONSES = "#responses"
@@ -37,63 +37,69 @@ NOTHING = Sum(0, 0)
 
 def add_up_alike(outcome: str, usages: Iterable[Mapping[str, Number]]) -> dict[str, Sum]:
     """Add up records of one outcome: their counts by measure, and what they say about them."""
-    totals: dict[str, list[Number]] = {}
-    responses = unknown = 0
+    # Records of one model report the same counts: those are added up count by count, not record by record.
+    alike: defaultdict[tuple[str, ...], list[Iterable[Number]]] = defaultdict(list)
     for usage in usages:
-        responses += 1
-        if not usage:
-            unknown += 1
-        for measure, value in usage.items():
-            pair = totals.get(measure)
-            if pair is None:
-                totals[measure] = [value, 1]
-            else:
-                pair[0] += value
-                pair[1] += 1
+        alike[tuple(usage)].append(usage.values())
+    responses, unknown = sum(map(len, alike.values())), len(alike.get((), ()))
     sums = {RESPONSES: Sum(responses, responses)}
     if unknown:
         sums[UNKNOWN] = Sum(unknown, unknown)
     if outcome == Outcome.TRUNCATED and responses > unknown:
         sums[BOUNDS] = Sum(responses - unknown, responses - unknown)
-    for measure, (total, reported) in totals.items():
-        sums[measure] = Sum(total, int(reported))
+    for names, values in alike.items():
+        for measure, each in zip(names, zip(*values, strict=True), strict=True):
+            sums[measure] = sums.get(measure, NOTHING).plus(Sum(sum(each), len(each)))
     return sums
 
 
-UsageSums = dict[tuple[Level, int, Series, str], Sum]
+Row = tuple[int, Series, Mapping[str, Number]]
+# By period and series, then by measure.
+UsageSums = dict[tuple[Level, int, Series], Mapping[str, Sum]]
 ExchangeSums = dict[tuple[Level, int, ExchangeSeries], tuple[int, int, int]]
 
 
-def add_up(rows: Iterable[tuple[int, Series, Mapping[str, Number]]]) -> UsageSums:
+def add_up(rows: Iterable[Row]) -> UsageSums:
     """Add up records, each given as time, series and counts, for every period that sums are kept for."""
-    hours = add_up_at(Level.HOUR, rows)
-    found: UsageSums = {(Level.HOUR, *key): value for key, value in hours.items()}
-    for (hour, series, measure), value in hours.items():
-        for level in KEPT[1:]:
-            key = (level, period_of(level, hour * HOUR_US), series, measure)
-            found[key] = found.get(key, NOTHING).plus(value)
+    found: UsageSums = {}
+    level, sums = KEPT[0], add_up_at(KEPT[0], rows)
+    for above in KEPT[1:]:
+        found |= {(level, *key): value for key, value in sums.items()}
+        sums = _lifted(level, above, sums)
+        level = above
+    return found | {(level, *key): value for key, value in sums.items()}
+
+
+def add_up_at(level: Level, rows: Iterable[Row]) -> dict[tuple[int, Series], Mapping[str, Sum]]:
+    """Add up records for the periods of one level."""
+    alike: defaultdict[tuple[int, Series], list[Mapping[str, Number]]] = defaultdict(list)
+    width_us = WIDTHS_US.get(level)
+    for at_unix_us, series, usage in rows:
+        alike[at_unix_us // width_us if width_us else period_of(level, at_unix_us), series].append(usage)
+    return {key: add_up_alike(key[1].outcome, usages) for key, usages in alike.items()}
+
+
+def _lifted(
+    level: Level, above: Level, sums: Mapping[tuple[int, Series], Mapping[str, Sum]]
+) -> dict[tuple[int, Series], Mapping[str, Sum]]:
+    found: dict[tuple[int, Series], Mapping[str, Sum]] = {}
+    for (period, series), one in sums.items():
+        key = (period_of(above, start_of(level, period)), series)
+        other = found.get(key)
+        # Records that come together are mostly of one period on every level.
+        found[key] = one if other is None else _plus(one, other)
     return found
 
 
-def add_up_at(
-    level: Level, rows: Iterable[tuple[int, Series, Mapping[str, Number]]]
-) -> dict[tuple[int, Series, str], Sum]:
-    """Add up records for the periods of one level."""
-    alike: defaultdict[tuple[int, Series], list[Mapping[str, Number]]] = defaultdict(list)
-    for at_unix_us, series, usage in rows:
-        alike[period_of(level, at_unix_us), series].append(usage)
-    return {
-        (period, series, measure): value
-        for (period, series), usages in alike.items()
-        for measure, value in add_up_alike(series.outcome, usages).items()
-    }
+def _plus(one: Mapping[str, Sum], other: Mapping[str, Sum]) -> Mapping[str, Sum]:
+    return {**one, **other, **{measure: one[measure].plus(other[measure]) for measure in one.keys() & other.keys()}}
 
 
 def add_up_exchanges(entries: Iterable[ExchangeEntry]) -> ExchangeSums:
     """Add up exchanges: how many, bytes up, bytes down."""
     found: ExchangeSums = {}
     for entry in entries:
-        for level in KEPT:
+        for level in KEPT_OF_EXCHANGES:
             key = (level, period_of(level, entry.at_unix_us), entry.series)
             count, up, down = found.get(key, (0, 0, 0))
             found[key] = (count + 1, up + entry.bytes_up, down + entry.bytes_down)

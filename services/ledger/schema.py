@@ -86,5 +86,14 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (level, period, series)
     ) WITHOUT ROWID;
     """,
+    """
+    -- Sums by ten minutes are level 0 of rollup. From which period on there are sums of a level, for all records: ten
+    -- minutes are not added up anew for what was recorded before, so that a large ledger opens as fast as a small one.
+    CREATE TABLE kept (
+        level INTEGER PRIMARY KEY,
+        first_period INTEGER NOT NULL
+    );
+    INSERT INTO kept SELECT 0, ifnull(max(at_unix_us) / 600000000 + 1, 0) FROM usage;
+    """,
 )
 VERSION = len(MIGRATIONS)

@@ -4,13 +4,13 @@ What is asked of the database, as statements: sums of a window, exchanges, recor
 Knows the tables (services.ledger.schema), not the database: `store` lends it a way to run statements.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
 
 from services.ledger.entry import ExchangeSeries, Series, members_from
-from services.ledger.periods import HOUR_US, Level, Span, cover
+from services.ledger.periods import END_US, HOUR_US, WIDTHS_US, Level, Span, cover, period_of, start_of
 from services.ledger.report import ExchangeRow, SumRow
 from services.ledger.rollups import Sum, add_up_alike, add_up_at
 from services.ledger.window import text_from
@@ -22,34 +22,51 @@ class Snapshot:
 
     Args:
         execute: Runs one statement with its values, inside a read transaction.
+        version: Of its tables; the writer brings them up to date, not who asks.
     """
 
-    def __init__(self, execute: Callable[[str, Sequence[object]], Iterable[tuple[Any, ...]]]) -> None:
+    def __init__(self, execute: Callable[[str, Sequence[object]], Iterable[tuple[Any, ...]]], version: int) -> None:
         self._execute = execute
+        self._version = version
 
-    def sums(self, spans: Sequence[Span], *, by_period: bool, rows_as: Level = Level.HOUR) -> list[SumRow]:
+    def sums(self, spans: Sequence[Span], by: Level | None = None) -> list[SumRow]:
         """
-        Return the sums of a window that was cut into spans, per period or over all.
+        Return the sums of a window that was cut into spans, over all or per period.
 
         Args:
-            rows_as: The periods that single rows are added up to: HOUR, or ROW for their own microseconds.
+            by: The periods: HOUR, DAY, or ROW for the microseconds of single records. What is coarser stays as it is.
         """
         found = self._execute("SELECT id, provider, model, label, uid, outcome FROM series", ())
         series = {n: Series(*key) for n, *key in found}
         names: dict[int, str] = dict(self._execute("SELECT id, name FROM measure", ()))
         rows: list[SumRow] = []
-        for span in spans:
+        for span in self._answerable(spans):
+            level, period = _period_sql(span.level, by)
             if span.level is Level.ROW:
-                rows += self._sums_of_rows(span, series, rows_as)
+                rows += self._sums_of_rows(span, series, level, period.format("at_unix_us"))
                 continue
-            period = "period" if by_period else "NULL"
             sums = self._execute(
-                f"SELECT {period}, series, measure, sum(total), sum(reported) FROM rollup"
+                f"SELECT {period.format('period')}, series, measure, sum(total), sum(reported) FROM rollup"
                 " WHERE level = ? AND period >= ? AND period < ? GROUP BY 1, 2, 3",
                 span,
             )
-            rows += [SumRow(span.level, p, series[s], names[m], Sum(total, n)) for p, s, m, total, n in sums]
+            rows += [SumRow(level, p, series[s], names[m], Sum(total, n)) for p, s, m, total, n in sums]
         return rows
+
+    def _answerable(self, spans: Iterable[Span]) -> Iterator[Span]:
+        """Replace ten minutes that there are no sums for by rows: those of a ledger that is older than the level."""
+        for span in spans:
+            if span.level is Level.TEN_MINUTES and (kept := min(self._first_ten_minutes(), span.end)) > span.first:
+                yield Span(Level.ROW, start_of(span.level, span.first), start_of(span.level, kept))
+                span = Span(span.level, kept, span.end)
+            if span.first < span.end:
+                yield span
+
+    def _first_ten_minutes(self) -> int:
+        if self._version < 2:
+            return period_of(Level.TEN_MINUTES, END_US)
+        ((first,),) = self._execute("SELECT first_period FROM kept WHERE level = ?", (Level.TEN_MINUTES,))
+        return int(first)
 
     def sums_of_run(self, run: str, since_us: int, uid: int | None) -> list[SumRow]:
         """
@@ -70,11 +87,14 @@ class Snapshot:
             (since_us, run, uid, text_from(since_us)),
         )
         sums = add_up_at(Level.MONTH, ((at, series[n], orjson.loads(counts)) for at, n, counts in found))
-        return [SumRow(Level.MONTH, None, each, measure, value) for (_, each, measure), value in sums.items()]
+        return [
+            SumRow(Level.MONTH, None, each, measure, value)
+            for (_, each), measures in sums.items()
+            for measure, value in measures.items()
+        ]
 
-    def _sums_of_rows(self, span: Span, series: dict[int, Series], level: Level) -> list[SumRow]:
-        # SQLite gathers what belongs together: there are a thousand rows and a few groups.
-        period = f"at_unix_us / {HOUR_US}" if level is Level.HOUR else "at_unix_us"
+    def _sums_of_rows(self, span: Span, series: dict[int, Series], level: Level, period: str) -> list[SumRow]:
+        # SQLite gathers what belongs together: there are hundreds of rows and a few groups.
         found = self._execute(
             f"SELECT {period}, series, group_concat(counts) FROM usage"
             " WHERE at_unix_us >= ? AND at_unix_us < ? GROUP BY 1, 2",
@@ -105,3 +125,12 @@ class Snapshot:
         """Return records in order."""
         found = self._execute("SELECT seq, body FROM usage WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
         return [members_from(seq, body.encode()) for seq, body in found]
+
+
+def _period_sql(level: Level, by: Level | None) -> tuple[Level, str]:
+    """Return the level that the sums of a span get, and how SQL makes their periods of those that it has."""
+    if by is None:
+        return level, "NULL"
+    if level >= by:
+        return level, "{}"
+    return by, f"{{}} / {WIDTHS_US[by] // WIDTHS_US[level]}"

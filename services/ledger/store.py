@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,8 @@ from services.ledger.completions import completions_page, page_from
 from services.ledger.entry import (
     Arrival,
     ExchangeEntry,
-    ExchangeSeries,
     GapEntry,
     RefusedEntry,
-    Series,
     Source,
     Superseding,
     UsageEntry,
@@ -34,7 +33,7 @@ from services.ledger.entry import (
 )
 from services.ledger.periods import Level, cover
 from services.ledger.report import Window, usage_report
-from services.ledger.rollups import add_up, add_up_exchanges
+from services.ledger.rollups import Row, add_up, add_up_exchanges
 from services.ledger.schema import MIGRATIONS, VERSION
 from services.ledger.snapshot import Snapshot
 from services.ledger.window import LedgerQueryInvalid, groups_from, unix_us, window_from
@@ -152,36 +151,46 @@ class LedgerStore:
 
     def _load(self) -> None:
         execute = self._connection.execute
-        self._sources = {Source(p, e): n for n, p, e in execute("SELECT id, publisher, epoch FROM source")}
         self.cursors = {Source(p, e): n for p, e, n in execute("SELECT publisher, epoch, cursor FROM source")}
-        rows = execute("SELECT id, provider, model, label, uid, outcome FROM series")
-        self._series = {Series(*key): n for n, *key in rows}
-        rows = execute("SELECT id, host, endpoint, status_class FROM exchange_series")
-        self._exchange_series = {ExchangeSeries(*key): n for n, *key in rows}
-        self._measures = {name: n for n, name in execute("SELECT id, name FROM measure")}
+        self._sources = _Ids(execute, "source", "publisher", "epoch", cursor=0)
+        self._series = _Ids(execute, "series", "provider", "model", "label", "uid", "outcome")
+        self._exchange_series = _Ids(execute, "exchange_series", "host", "endpoint", "status_class")
+        self._measures = _Ids(execute, "measure", "name")
         self.last_seq: int = execute("SELECT ifnull(max(seq), 0) FROM usage").fetchone()[0]
 
     # Writing.
 
     def _write(self, arrivals: Sequence[Arrival]) -> Commit:
-        taken: list[Arrival] = []
+        usage: list[Any] = []  # arrivals of usage entries
+        exchanges: list[ExchangeEntry] = []
         touched: dict[Source, int] = {}
-        for arrival in arrivals:
-            cursor = self.cursors.get(arrival.source, 0)
-            is_next = arrival.seq == cursor + 1 or (isinstance(arrival.entry, GapEntry) and arrival.seq > cursor)
-            if is_next:
-                if arrival.unless is None or not self._has_finished(arrival.unless):
-                    taken.append(arrival)
-                touched[arrival.source] = self.cursors[arrival.source] = arrival.seq
-                if isinstance(arrival.entry, RefusedEntry | GapEntry):
-                    self._refuse(arrival, arrival.seq - cursor)
-        published = self._add_usage([each for each in taken if isinstance(each.entry, UsageEntry)])
-        self._add_exchanges([each.entry for each in taken if isinstance(each.entry, ExchangeEntry)])
+        taken = 0
+        for source, of_source in groupby(arrivals, attrgetter("source")):
+            before = cursor = self.cursors.get(source, 0)
+            for arrival in of_source:
+                _, seq, entry, unless = arrival
+                if seq != cursor + 1 and not (isinstance(entry, GapEntry) and seq > cursor):
+                    continue
+                passed, cursor = seq - cursor, seq
+                is_superseded = unless is not None and self._has_finished(unless)
+                taken += not is_superseded
+                # The usual first.
+                if isinstance(entry, UsageEntry):
+                    if not is_superseded:
+                        usage.append(arrival)
+                elif not isinstance(entry, ExchangeEntry):
+                    self._refuse(arrival, passed)
+                elif not is_superseded:
+                    exchanges.append(entry)
+            if cursor > before:
+                touched[source] = self.cursors[source] = cursor
+        published = self._add_usage(usage)
+        self._add_exchanges(exchanges)
         self._connection.executemany(
             "UPDATE source SET cursor = ? WHERE id = ?",
-            [(cursor, self._source_id(source)) for source, cursor in touched.items()],
+            [(cursor, self._sources[source]) for source, cursor in touched.items()],
         )
-        return Commit(published=published, cursors=touched, taken=len(taken))
+        return Commit(published=published, cursors=touched, taken=taken)
 
     def _has_finished(self, superseding: Superseding) -> bool:
         source = self._sources.get(superseding.source)
@@ -192,44 +201,42 @@ class LedgerStore:
         )
         return found.fetchone() is not None
 
-    def _add_usage(self, arrivals: Sequence[Arrival]) -> tuple[Published, ...]:
-        rows: list[tuple[object, ...]] = []
+    def _add_usage(self, arrivals: Sequence[tuple[Source, int, UsageEntry, object]]) -> tuple[Published, ...]:
+        rows: list[object] = []
+        counted: list[Row] = []
         published: list[Published] = []
-        seq = self.last_seq
-        for source, source_seq, entry, _ in arrivals:
-            assert isinstance(entry, UsageEntry)
+        sources, known, seq = self._sources, self._series, self.last_seq
+        for source, source_seq, (at_unix_us, series, usage, body), _ in arrivals:
             seq += 1
-            at_unix_us, series, usage, body = entry
             counts = orjson.dumps(usage).decode()
-            rows.append(
-                (seq, self._source_id(source), source_seq, at_unix_us, self._series_id(series), counts, body.decode())
-            )
+            rows += (seq, sources[source], source_seq, at_unix_us, known[series], counts, body.decode())
+            counted.append((at_unix_us, series, usage))
             published.append(Published(seq, series.provider, series.model, message_from(seq, body)))
         self.last_seq = seq
-        self._insert("INSERT INTO usage VALUES", rows)
-        sums = add_up(entry[:3] for _, _, entry, _ in arrivals if isinstance(entry, UsageEntry))
+        self._insert("INSERT INTO usage VALUES", 7, rows)
+        sums: list[object] = []
+        for (level, period, series), measures in add_up(counted).items():
+            for measure, (total, reported) in measures.items():
+                sums += (level, period, known[series], self._measures[measure], total, reported)
         self._insert(
             "INSERT INTO rollup VALUES",
-            [
-                (level, period, self._series_id(series), self._measure_id(measure), value.total, value.reported)
-                for (level, period, series, measure), value in sums.items()
-            ],
+            6,
+            sums,
             " ON CONFLICT DO UPDATE SET total = total + excluded.total, reported = reported + excluded.reported",
         )
         return tuple(published)
 
-    def _insert(self, insert: str, rows: Sequence[tuple[object, ...]], conflict: str = "") -> None:
+    def _insert(self, insert: str, columns: int, values: Sequence[object], conflict: str = "") -> None:
         """
-        Insert many rows with few statements.
+        Insert many rows, their values one after the other, with few statements.
 
         With a statement for each row (`executemany`) the interpreter lock goes to and fro between this thread and the
         event loop's at every row, and each time that one may keep it for milliseconds.
         """
-        for first in range(0, len(rows), _ROWS_A_STATEMENT):
-            some = rows[first : first + _ROWS_A_STATEMENT]
-            row = f"({', '.join('?' * len(some[0]))})"
-            statement = f"{insert} {', '.join([row] * len(some))}{conflict}"
-            self._connection.execute(statement, list(chain.from_iterable(some)))
+        row = f"({', '.join('?' * columns)})"
+        for first in range(0, len(values), _ROWS_A_STATEMENT * columns):
+            some = values[first : first + _ROWS_A_STATEMENT * columns]
+            self._connection.execute(f"{insert} {', '.join([row] * (len(some) // columns))}{conflict}", some)
 
     def _add_exchanges(self, entries: Iterable[ExchangeEntry]) -> None:
         self._connection.executemany(
@@ -237,7 +244,7 @@ class LedgerStore:
             " SET exchanges = exchanges + excluded.exchanges, bytes_up = bytes_up + excluded.bytes_up,"
             " bytes_down = bytes_down + excluded.bytes_down",
             [
-                (level, period, self._exchange_series_id(series), *value)
+                (level, period, self._exchange_series[series], *value)
                 for (level, period, series), value in add_up_exchanges(entries).items()
             ],
         )
@@ -247,31 +254,36 @@ class LedgerStore:
         assert isinstance(entry, RefusedEntry | GapEntry)
         size_bytes = entry.size_bytes if isinstance(entry, RefusedEntry) else 0
         now_us = int(self._clock() * 1_000_000)
-        source = self._source_id(arrival.source)
+        source = self._sources[arrival.source]
         self._connection.execute(
             "INSERT INTO refused VALUES (?, ?, ?, ?, ?, ?)",
             (source, arrival.seq, now_us, records, entry.reason[:500], size_bytes),
         )
 
-    def _source_id(self, source: Source) -> int:
-        return self._id(self._sources, source, "INSERT INTO source (publisher, epoch, cursor) VALUES (?, ?, 0)", source)
 
-    def _series_id(self, series: Series) -> int:
-        insert = "INSERT INTO series (provider, model, label, uid, outcome) VALUES (?, ?, ?, ?, ?)"
-        return self._id(self._series, series, insert, series)
+class _Ids(dict[Any, int]):
+    """
+    The ids of the rows of one table, by their values (or value); one that is new gets its row when it is looked up.
 
-    def _exchange_series_id(self, series: ExchangeSeries) -> int:
-        insert = "INSERT INTO exchange_series (host, endpoint, status_class) VALUES (?, ?, ?)"
-        return self._id(self._exchange_series, series, insert, series)
+    A row is known before it is committed: a transaction that fails ends the store, and this with it.
 
-    def _measure_id(self, name: str) -> int:
-        return self._id(self._measures, name, "INSERT INTO measure (name) VALUES (?)", (name,))
+    Args:
+        more: Columns that are no part of the key, and what they begin with.
+    """
 
-    def _id(self, known: dict[Any, int], key: object, insert: str, values: Sequence[object]) -> int:
-        found = known.get(key)
-        if found is None:
-            # Known before it is committed: a transaction that fails ends this store, and this dictionary with it.
-            found = known[key] = self._connection.execute(insert, values).lastrowid or 0
+    def __init__(self, execute: Callable[..., sqlite3.Cursor], table: str, *columns: str, **more: int) -> None:
+        names = ", ".join(columns)
+        for n, *key in execute(f"SELECT id, {names} FROM {table}"):
+            self[tuple(key) if len(key) > 1 else key[0]] = n
+        self._execute = execute
+        self._insert = (
+            f"INSERT INTO {table} ({', '.join((*columns, *more))})"
+            f" VALUES ({', '.join(['?'] * len(columns) + [str(value) for value in more.values()])})"
+        )
+
+    def __missing__(self, key: Any) -> int:
+        values = key if isinstance(key, tuple) else (key,)
+        found = self[key] = self._execute(self._insert, values).lastrowid or 0
         return found
 
 
@@ -313,10 +325,8 @@ class LedgerReader:
         since_us, until_us = window_from(since, until, datetime.fromtimestamp(now_us / 1_000_000, UTC))
         coarsest = Level.HOUR if "hour" in groups else Level.DAY if "day" in groups else Level.MONTH
         spans = cover(since_us, until_us, coarsest)
-        by_period = coarsest is not Level.MONTH
-        rows, exchanges = self._ask(
-            lambda read: (read.sums(spans, by_period=by_period), read.exchanges(since_us, until_us)), ([], [])
-        )
+        by = None if coarsest is Level.MONTH else coarsest
+        rows, exchanges = self._ask(lambda read: (read.sums(spans, by), read.exchanges(since_us, until_us)), ([], []))
         window = Window(
             since_us=None if since is None else since_us,
             until_us=None if until is None else until_us,
@@ -383,8 +393,7 @@ class LedgerReader:
         """
         chosen = page_from(start, int(self._clock()) + 1 if end is None else end, bucket_width, limit, page)
         spans = cover(chosen.first_us, chosen.end_us, chosen.width.level)
-        rows_as = min(chosen.width.level, Level.HOUR)
-        rows = self._ask(lambda read: read.sums(spans, by_period=True, rows_as=rows_as), [])
+        rows = self._ask(lambda read: read.sums(spans, chosen.width.level), [])
         return completions_page(rows, chosen, group_by)
 
     def close(self) -> None:
@@ -395,24 +404,24 @@ class LedgerReader:
     def _ask(self, question: Callable[[Snapshot], Any], nothing: Any) -> Any:
         with self._lock:
             try:
-                connection = self._open()
-                if connection is None:
+                connection, version = self._open()
+                if connection is None or not version:
                     return nothing
                 connection.execute("BEGIN")
                 try:
-                    return question(Snapshot(connection.execute))
+                    return question(Snapshot(connection.execute, version))
                 finally:
                     connection.execute("ROLLBACK")
             except (sqlite3.Error, OSError) as error:
                 self._forget()
                 raise LedgerUnusable(f"{self._path} cannot be read: {error}") from error
 
-    def _open(self) -> sqlite3.Connection | None:
+    def _open(self) -> tuple[sqlite3.Connection | None, int]:
         try:
             status = os.stat(self._path)
         except FileNotFoundError:
             self._forget()
-            return None
+            return None, 0
         if self._connection is None or self._file != (status.st_dev, status.st_ino):
             self._forget()
             uri = self._path.absolute().as_uri() + "?mode=ro"
@@ -421,7 +430,7 @@ class LedgerReader:
             )
             self._file = (status.st_dev, status.st_ino)
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        return self._connection if version else None
+        return self._connection, version
 
     def _forget(self) -> None:
         if self._connection is not None:

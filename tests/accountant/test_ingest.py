@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import uvloop
@@ -25,7 +26,7 @@ __all__ = ["run_directory"]
 class Desk:
     """An ingest, a publisher and a subscriber of the usage topic."""
 
-    def __init__(self, directory: Path, commit_interval_s: float = 0.001) -> None:
+    def __init__(self, directory: Path, commit_interval_s: float = 0.001, batch_records_max: int = 10) -> None:
         self.addresses = Addresses(directory)
         self.ledger = directory / "ledger.sqlite3"
         self.log = io.BytesIO()
@@ -41,7 +42,7 @@ class Desk:
             marks=self.marks,
             usage=self.usage,
             commit_interval_s=commit_interval_s,
-            batch_records_max=10,
+            batch_records_max=batch_records_max,
             logs=logs,
         )
         journal = Journal.open(directory / "journal", "mitm-0")
@@ -70,7 +71,7 @@ class Desk:
             await asyncio.sleep(0.01)
 
 
-async def told(directory: Path, story: Callable[[Desk], Awaitable[None]], **how: float) -> None:
+async def told(directory: Path, story: Callable[[Desk], Awaitable[None]], **how: Any) -> None:
     """Play one story; the parts need the loop when they are made."""
     await Desk(directory, **how).run(story)
 
@@ -103,6 +104,22 @@ def test_the_first_record_after_a_pause_waits_for_no_company(run_directory: Path
         await desk.committed(1)
 
     uvloop.run(told(run_directory, story, commit_interval_s=3600.0))
+
+
+def test_records_that_come_in_crowds_share_commits(run_directory: Path) -> None:
+    """After one of hundreds the next waits for company, from the end of that one on; none is lost, and all in order."""
+
+    async def story(desk: Desk) -> None:
+        desk.finish(1, 2000)
+        await desk.committed(1999)
+        numbers = [
+            event["event_id"]
+            for after in (0, 1000)
+            for event in LedgerReader(desk.ledger).events(after)["events"]  # type: ignore[attr-defined]
+        ]
+        assert numbers == [str(number) for number in range(1, 2000)]
+
+    uvloop.run(told(run_directory, story, batch_records_max=1000))
 
 
 def test_a_ledger_that_fails_is_tried_again_and_nothing_is_lost(run_directory: Path) -> None:

@@ -5,7 +5,18 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ledger.periods import DAY_US, END_US, HOUR_US, KEPT, Level, Span, cover, period_of, start_of
+from services.ledger.periods import (
+    DAY_US,
+    END_US,
+    HOUR_US,
+    KEPT,
+    TEN_MINUTES_US,
+    Level,
+    Span,
+    cover,
+    period_of,
+    start_of,
+)
 
 MOMENTS = st.integers(0, END_US) | st.integers(0, END_US // HOUR_US).map(lambda hour: hour * HOUR_US)
 
@@ -28,13 +39,14 @@ def test_spans_meet_and_make_up_the_window(one: int, other: int, coarsest: Level
 
 @given(MOMENTS, MOMENTS)
 def test_a_window_of_any_length_is_few_periods(one: int, other: int) -> None:
-    """Two partial hours at most are read from rows."""
+    """Less than ten minutes at each end are read from rows."""
     since, until = sorted((one, other))
     spans = cover(since, until)
     count = {level: sum(span.end - span.first for span in spans if span.level is level) for level in KEPT}
+    assert count[Level.TEN_MINUTES] <= 5 + 6
     assert count[Level.HOUR] <= 46 + 24
     assert count[Level.DAY] <= 60 + 31
-    assert sum(span.end - span.first for span in spans if span.level is Level.ROW) < 2 * HOUR_US
+    assert sum(span.end - span.first for span in spans if span.level is Level.ROW) < 2 * TEN_MINUTES_US
 
 
 @given(MOMENTS, st.sampled_from(Level))
@@ -45,10 +57,11 @@ def test_every_moment_is_in_its_period(at: int, level: Level) -> None:
 
 
 def test_an_example() -> None:
-    """From half past ten on the 29th of January to the 2nd of March."""
-    spans = cover(us(2026, 1, 29, 10, 30), us(2026, 3, 2, 1))
+    """From 10:27 on the 29th of January to the 2nd of March."""
+    spans = cover(us(2026, 1, 29, 10, 27), us(2026, 3, 2, 1))
     assert spans == [
-        Span(Level.ROW, us(2026, 1, 29, 10, 30), us(2026, 1, 29, 11)),
+        Span(Level.ROW, us(2026, 1, 29, 10, 27), us(2026, 1, 29, 10, 30)),
+        Span(Level.TEN_MINUTES, us(2026, 1, 29, 10, 30) // TEN_MINUTES_US, us(2026, 1, 29, 11) // TEN_MINUTES_US),
         Span(Level.HOUR, us(2026, 1, 29, 11) // HOUR_US, us(2026, 1, 30) // HOUR_US),
         Span(Level.DAY, us(2026, 1, 30) // DAY_US, us(2026, 2, 1) // DAY_US),
         Span(Level.MONTH, 56 * 12 + 1, 56 * 12 + 2),

@@ -15,6 +15,11 @@ def tables(path: Path) -> list[tuple[str, str]]:
         return connection.execute("SELECT type, name FROM sqlite_master ORDER BY 1, 2").fetchall()
 
 
+def kept(path: Path) -> list[tuple[int, int]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT level, first_period FROM kept").fetchall()
+
+
 def test_a_new_ledger_has_this_version(tmp_path: Path) -> None:
     """And opening it again changes nothing."""
     path = tmp_path / "ledger.sqlite3"
@@ -38,6 +43,20 @@ def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path, version: int) -> 
     fresh = tmp_path / "fresh.sqlite3"
     LedgerStore(fresh).close()
     assert tables(path) == tables(fresh)
+
+
+def test_sums_that_an_older_ledger_had_not_are_kept_from_its_last_record_on(tmp_path: Path) -> None:
+    """Nothing of it is added up anew, however large it is; a ledger that begins today has them from the beginning."""
+    path = tmp_path / "ledger.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(MIGRATIONS[0])
+        connection.execute("INSERT INTO usage VALUES (1, 1, 1, 1234567890123456, 1, '{}', '{}')")
+        connection.execute("PRAGMA user_version=1")
+        connection.commit()
+    LedgerStore(path).close()
+    LedgerStore(tmp_path / "fresh.sqlite3").close()
+    assert kept(path) == [(0, 1234567890123456 // 600_000_000 + 1)]
+    assert kept(tmp_path / "fresh.sqlite3") == [(0, 0)]
 
 
 def test_a_newer_ledger_is_not_touched(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Sums of roll-ups are sums of rows, for any window."""
 
+import sqlite3
 from collections import defaultdict
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,15 +13,17 @@ from hypothesis import strategies as st
 from services.events.exchange import Client
 from services.events.usage import Outcome
 from services.ledger.entry import Arrival, Source, exchange_entry, usage_entry
-from services.ledger.periods import HOUR_US
+from services.ledger.periods import HOUR_US, TEN_MINUTES_US
 from services.ledger.store import LedgerReader, LedgerStore
 from services.ledger.window import text_from
 from tests.support.records import exchange_record, measures, usage_members
 
-# Forty days around a change of month; many on the borders of hours and days.
+# Forty days around a change of month; many on the borders of ten minutes, hours and days.
 FIRST_US = int(datetime(2026, 1, 15, tzinfo=UTC).timestamp()) * 1_000_000
 MOMENTS = (
     st.integers(0, 40 * 24 * HOUR_US)
+    | st.integers(0, 2 * HOUR_US)
+    | st.integers(0, 40 * 24 * 6).map(lambda period: period * TEN_MINUTES_US)
     | st.integers(0, 40 * 24).map(lambda hour: hour * HOUR_US)
     | st.integers(0, 40).map(lambda day: day * 24 * HOUR_US)
 ).map(lambda offset: FIRST_US + offset)
@@ -35,16 +39,23 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(RECORDS, MOMENTS, MOMENTS, st.sampled_from([(), ("hour",), ("day",)]))
+def make_older(path: Path) -> None:
+    """Make a ledger one of the first version: without the sums by ten minutes."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DELETE FROM rollup WHERE level = 0; DROP TABLE kept; PRAGMA user_version = 1")
+
+
+@settings(max_examples=80, deadline=None)
+@given(RECORDS, st.none() | st.integers(0, 4), MOMENTS, MOMENTS, st.sampled_from([(), ("hour",), ("day",)]))
 def test_a_report_has_the_sums_of_the_rows_in_its_window(
     tmp_path_factory: pytest.TempPathFactory,
     records: list[tuple[int, str | None, str | None, Outcome, dict[str, int]]],
+    migrated_after: int | None,
     one: int,
     other: int,
     group_by: tuple[str, ...],
 ) -> None:
-    """Cut at any microsecond; in total, by model, and by hour or day."""
+    """Cut at any microsecond; in total, by model, by hour or day; even if ten minutes were not kept at first."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite3"
     store = LedgerStore(path)
     arrivals = [
@@ -64,9 +75,15 @@ def test_a_report_has_the_sums_of_the_rows_in_its_window(
         )
         for number, (at, model, label, outcome, usage) in enumerate(records, 1)
     ]
-    for cut in range(0, len(arrivals), 7):
+    for number, cut in enumerate(range(0, len(arrivals), 7)):
+        if number == migrated_after:
+            store.close()
+            make_older(path)
+            store = LedgerStore(path)
         store.commit(arrivals[cut : cut + 7])
     store.close()
+    if migrated_after is not None and migrated_after * 7 >= len(arrivals):
+        make_older(path)  # and nobody but readers has opened it since
     since, until = sorted((one, other))
     expected: defaultdict[str | None, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for at, model, _, outcome, usage in records:
