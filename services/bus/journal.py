@@ -110,7 +110,8 @@ class Journal:
         problem: Why nothing is being recorded; None while all is well.
         dropped: Finished records that were lost because the disk was full and the waiting room too, or that were too
             large to be written.
-        on_unsynced: Called when something has been appended and there was nothing to `sync` before.
+        on_unsynced: Called when there is something to `sync` soon, and there was nothing before. The progress of an
+            exchange is nothing of that kind: it can wait for what comes next, see `is_unsynced`.
     """
 
     left_behind = None
@@ -139,6 +140,7 @@ class Journal:
         self._room = 0  # what the open segment takes without a further look
         self._left: deque[int] = deque()  # descriptors of full segments, not yet synced
         self._is_dirty = False
+        self._is_told = False  # `on_unsynced` has been called, and nothing taken to be synced since
         self._other_bytes = sum(epoch.size_bytes for epoch in past)  # everything but the open segment
 
     @classmethod
@@ -162,6 +164,7 @@ class Journal:
         """An exchange begins; `draft` is the record that stands if this process dies now."""
         key = exchange_id.encode()
         if self._append(encode_entry(EntryKind.STARTED, 0, key, (draft,))):
+            self._note_unsynced()
             self._drafts.pop(exchange_id, None)  # the oldest draft stands first, always
             self._drafts[exchange_id] = _Draft(key, self._segment_number, draft)
 
@@ -205,6 +208,11 @@ class Journal:
     def size_bytes(self) -> int:
         """What all epochs take on disk."""
         return self._other_bytes + self._written
+
+    @property
+    def is_unsynced(self) -> bool:
+        """Something has been appended since the last `take_unsynced`."""
+        return self._is_dirty
 
     def open_runs(self) -> Counter[str]:
         """Count the exchanges that are not over by the `client.run` that they belong to."""
@@ -286,7 +294,7 @@ class Journal:
         """
         full = [self._left.popleft() for _ in range(len(self._left))]
         current = self._descriptor if self._is_dirty else -1
-        self._is_dirty = False
+        self._is_dirty = self._is_told = False
         return full, current
 
     @staticmethod
@@ -331,6 +339,7 @@ class Journal:
         key = b"" if exchange_id is None else exchange_id.encode()
         if not self._append(encode_entry(EntryKind.FINISHED, self.last + 1, key, records)):
             return False
+        self._note_unsynced()
         for record in records:
             self.last += 1
             self._tail.append(_exactly(record))
@@ -357,13 +366,13 @@ class Journal:
             return False
         self._written += size
         self._room -= size
-        if not self._is_dirty:
-            self._note_unsynced()
+        self._is_dirty = True
         return True
 
     def _note_unsynced(self) -> None:
-        self._is_dirty = True
-        self.on_unsynced()
+        if not self._is_told:
+            self._is_told = True
+            self.on_unsynced()
 
     def _append_slowly(self, entry: bytes) -> bool:
         if self._written >= self._rotate_at_bytes:
@@ -437,6 +446,7 @@ class Journal:
         self._rotate_at_bytes = self._limits.segment_bytes
         self._segments.append(Segment(number=number, path=path, first=self.last + 1, last=self.last, size_bytes=0))
         self._room = 0
+        self._is_dirty = True
         self._note_unsynced()
         self._carry_drafts()
 

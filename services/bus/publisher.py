@@ -32,7 +32,7 @@ BATCH_BYTES_MAX = 256 * 1024
 _HELLO_S = 0.1
 # While nothing is on its way: often enough to stay within the silence below, rarely enough to cost nothing at rest.
 _HELLO_AT_REST_S = 0.4
-_SYNC_S = 0.05
+_SYNC_S = 0.05  # of what exchanges begin and end with; counts of those under way wait for `_EXPIRE_S`
 _EXPIRE_S = 1.0
 # An accountant that lives answers every hello. To one that has been silent this long only hellos are sent.
 _SILENCE_S = 1.0
@@ -334,6 +334,8 @@ class ExchangePublisher:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_EXPIRE_S)
+            if self._journal.is_unsynced:
+                self._written.set()
             now_unix_s = time.time()
             for past in list(self._journal.past):
                 streams = [self._streams[each] for each in self._epochs_of(past) if each in self._streams]

@@ -330,6 +330,26 @@ def test_a_record_too_large_for_an_entry_is_dropped_and_counted(tmp_path: Path) 
     assert journal.last == 1
 
 
+def test_what_exchanges_begin_and_end_with_is_to_be_synced_soon_and_their_progress_with_what_comes_next(
+    tmp_path: Path,
+) -> None:
+    """So that a stream, whose counts change with each event, does not keep the disk busy."""
+    told: list[str] = []
+    journal = Journal.open(tmp_path, "mitm-0")
+    journal.take_unsynced()
+    journal.on_unsynced = lambda: told.append("soon")
+    journal.start("a", b"{}")
+    journal.start("b", b"{}")
+    assert (told, journal.is_unsynced) == (["soon"], True), "told once until it is taken"
+    journal.take_unsynced()
+    journal.progress("a", b'{"usage":{}}')
+    assert (told, journal.is_unsynced) == (["soon"], True)
+    journal.finish("a", [b"{}"])
+    assert told == ["soon", "soon"]
+    assert journal.take_unsynced()[1] >= 0
+    assert not journal.is_unsynced
+
+
 def test_syncing_takes_each_full_segment_once(tmp_path: Path) -> None:
     """Off the data path, and the descriptors of full segments are closed after it."""
     journal = Journal.open(tmp_path, "mitm-0", limits=JournalLimits(segment_bytes=1000))
