@@ -7,8 +7,9 @@ those that earlier lives of the process left behind. Live and resent records tak
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from services.bus.delivery import CommitMarked, HeldEpoch, LeftBehind, Publisher
 from services.bus.journal import Journal
 from services.bus.sending import SendWindow
 from services.bus.store import PastEpoch, Segment, SegmentVanished
-from services.bus.subscriber import Subscriber
+from services.bus.subscriber import Subscriber, reconnect_soon
 from services.events.codec import Event, EventInvalid, decode, encode
 
 # So that memory is bounded: 4096 usage records are some megabytes.
@@ -48,6 +49,8 @@ class Publisher:
         bind: Endpoints to listen at.
         high_water_mark: Messages kept for a receiver that is slow to read; what is beyond is lost to it.
         linger_ms: How long messages that are not on their way yet outlive `close`, in the background.
+        on_subscribed: Called whenever somebody has begun to listen: what is sent from then on reaches them. Needs a
+            running event loop.
 
     Raises:
         EndpointTaken: Something else listens at an endpoint, or it cannot be made.
@@ -60,19 +63,31 @@ class Publisher:
         bind: Sequence[str] = (),
         high_water_mark: int = SEND_HIGH_WATER_MARK,
         linger_ms: int = 0,
+        on_subscribed: Callable[[], None] | None = None,
     ) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
+        self._on_subscribed = on_subscribed
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # XPUB is PUB that hands out what it hears of its subscribers.
+        kind = zmq.PUB if on_subscribed is None else zmq.XPUB
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+        self._descriptor: int = self._socket.getsockopt(zmq.FD)
         self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
         self._socket.setsockopt(zmq.LINGER, linger_ms)
         # A subscriber sends subscriptions, nothing else; a stranger shall not make us allocate.
         self._socket.setsockopt(zmq.MAXMSGSIZE, 64 * 1024)
+        reconnect_soon(self._socket)
+        if on_subscribed is not None:
+            # Also one that is known already: who was away and came back asks for the same again.
+            self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._descriptor, self._hear_subscribers)
         for endpoint in connect:
             self._socket.connect(endpoint)
         for endpoint in bind:
             try:
                 self._socket.bind(endpoint)
             except zmq.ZMQError as error:
-                self._socket.close()
+                self.close()
                 raise EndpointTaken(f"{endpoint} cannot be bound: {zmq.strerror(error.errno or 0)}") from error
 
     def send(self, topic: str, message: bytes) -> None:
@@ -81,6 +96,9 @@ class Publisher:
             self._socket.send_multipart((topic.encode(), message), zmq.NOBLOCK)
         except zmq.Again:
             pass  # PUB drops by itself; this is the same
+        if self._on_subscribed is not None:
+            # Sending takes the descriptor's signal away.
+            self._hear_subscribers()
 
     def publish(self, topic: str, event: Event) -> None:
         """Send one event."""
@@ -88,7 +106,20 @@ class Publisher:
 
     def close(self) -> None:
         """Close the socket; messages not yet handed to the kernel are dropped."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._descriptor)
+            self._loop = None
         self._socket.close()
+
+    def _hear_subscribers(self) -> None:
+        assert self._on_subscribed is not None
+        begun = False
+        with contextlib.suppress(zmq.Again):
+            while True:
+                # The first byte tells whether one subscribes or leaves.
+                begun |= self._socket.recv(zmq.NOBLOCK).startswith(b"\1")
+        if begun:
+            self._on_subscribed()
 
 
 class Notices(Protocol):

@@ -273,3 +273,19 @@ def test_marks_that_are_nonsense_change_nothing(run_directory: Path) -> None:
         clerk.close()
 
     uvloop.run(story())
+
+
+def test_a_publisher_knows_when_it_is_listened_to(run_directory: Path) -> None:
+    """What it says from then on is heard, by each newcomer."""
+    endpoint = Addresses(run_directory).turn
+
+    async def story() -> None:
+        publisher = Publisher(bind=[endpoint], on_subscribed=lambda: publisher.send("turn.1", b'{"n": 1}'))
+        async with asyncio.timeout(10):
+            for _ in range(2):
+                subscriber = Subscriber(connect=[endpoint], topics=["turn."])
+                assert await anext(subscriber) == ("turn.1", {"n": 1})
+                subscriber.close()
+        publisher.close()
+
+    uvloop.run(story())
