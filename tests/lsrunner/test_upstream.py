@@ -11,6 +11,7 @@ import aiohttp
 import uvloop
 
 from services.lsrunner.upstream import SimulatedProvider
+from services.runtime.logs import Logs
 from services.runtime.state import StateDirectory
 from tests.support.checkout import free_ports
 from tests.support.lsrunner import SIMULATED_HOST, make_certificates, short_directory
@@ -51,7 +52,7 @@ async def provider() -> AsyncIterator[Client]:
         state = StateDirectory(home=home)
         state.make()
         [port] = free_ports(1)
-        subject = SimulatedProvider(port, state.simulator / "provider.pem")
+        subject = SimulatedProvider(port, state.simulator / "provider.pem", Logs("lsrunner"))
         async with asyncio.TaskGroup() as group, aiohttp.ClientSession(auto_decompress=False) as session:
             serving = group.create_task(subject.serve())
             assert subject.problem is not None
@@ -129,7 +130,9 @@ def test_a_new_certificate_is_taken_while_it_serves():
             make_certificates(state)
             [port] = free_ports(1)
             async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as session:
-                serving = group.create_task(SimulatedProvider(port, state.simulator / "provider.pem").serve())
+                serving = group.create_task(
+                    SimulatedProvider(port, state.simulator / "provider.pem", Logs("lsrunner")).serve()
+                )
                 for _ in range(2):
                     await Client(session, port, state).succeeds()
                     make_certificates(state)
