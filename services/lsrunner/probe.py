@@ -21,6 +21,7 @@ from services.lsrunner.lodging import (
     CanaryAnswer,
     Lodging,
     Way,
+    alone,
     as_account,
     coverage_problem,
     holds_connection,
@@ -101,7 +102,7 @@ async def _look(
 ) -> tuple[str, Mapping[str, object]]:
     said = []
     for python in pythons:
-        program = [python, "-I", str(scout), "look", str(workspace), *map(str, readable)]
+        program = [*alone(python), str(scout), "look", str(workspace), *map(str, readable)]
         try:
             answer = await ask(as_account(account, _SCOUT_ENVIRONMENT, program), _ASK_TIMEOUT_S)
             if answer.status == 0:
@@ -119,7 +120,7 @@ def _words(value: object) -> Sequence[object]:
 
 async def coverage(account: Account, python: str, scout: Path, mitm_port: int) -> str | None:
     """Prove that the user's port 443 leads to mitm, in both families; say what is not proven."""
-    program = [python, "-I", str(scout), "canary", *_CANARY_HOSTS]
+    program = [*alone(python), str(scout), "canary", *_CANARY_HOSTS]
     try:
         async with first_line_of(as_account(account, _SCOUT_ENVIRONMENT, program), _ASK_TIMEOUT_S) as line:
             answers = _canary_answers(line, _connection_tables(), mitm_port)
@@ -162,7 +163,7 @@ def _text_of(path: Path) -> str:
 async def forget_home(lodging: Lodging, scout: Path) -> None:
     """Remove the passing home, if one was made."""
     if lodging.made_home:
-        program = [lodging.python, "-I", str(scout), "forget", str(lodging.home)]
+        program = [*alone(lodging.python), str(scout), "forget", str(lodging.home)]
         try:
             await ask(as_account(lodging.account, _SCOUT_ENVIRONMENT, program), _ASK_TIMEOUT_S)
         except (OSError, TimeoutError):
