@@ -64,6 +64,8 @@ clean:
 	@$(INSTALL) -r requirements.lock
 	@# setuptools comes from the lock too.
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@# As pip does with packages: nine processes start, and where PYTHONDONTWRITEBYTECODE is set each would compile anew.
+	@$(BIN)/python -m compileall -q services
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.lock
