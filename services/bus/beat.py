@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from services.bus.addresses import HEALTH_TOPIC, Addresses
 from services.bus.publisher import Publisher
+from services.bus.rhythm import pause_s
 from services.events.lifecycle import Missing, ProcessBeat
 
 BEAT_S = 1.0
@@ -52,7 +53,7 @@ class Beat:
                 )
                 publisher.publish(HEALTH_TOPIC + self._process, beat)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(BEAT_S):
+                    async with asyncio.timeout(pause_s(asyncio.get_running_loop().time(), BEAT_S)):
                         await listened.wait()
         finally:
             publisher.close()

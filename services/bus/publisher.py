@@ -18,6 +18,7 @@ import zmq
 from services.bus.addresses import EXCHANGE_TOPIC, HELLO_TOPIC, MARK_TOPIC, Addresses, EndpointTaken
 from services.bus.delivery import CommitMarked, HeldEpoch, LeftBehind, PublisherGreeted, encode_batch, readable
 from services.bus.journal import Journal
+from services.bus.rhythm import pause_s
 from services.bus.sending import SendWindow
 from services.bus.store import PastEpoch, Segment, SegmentVanished
 from services.bus.subscriber import Subscriber, reconnect_soon
@@ -30,11 +31,13 @@ _GATHER_S = 0.002
 BATCH_RECORDS_MAX = 64
 BATCH_BYTES_MAX = 256 * 1024
 _HELLO_S = 0.1
-# While nothing is on its way: often enough to stay within the silence below, rarely enough to cost nothing at rest.
-_HELLO_AT_REST_S = 0.4
+# While nothing is on its way, to hear of a ledger that was put back; who comes back is greeted when they listen.
+_HELLO_AT_REST_S = 5.0
+# To an accountant that lives and does not answer: its ledger cannot be opened.
+_HELLO_IN_SILENCE_S = 1.0
 _SYNC_S = 0.05
-_EXPIRE_S = 1.0
-# An accountant that lives answers every hello. To one that has been silent this long only hellos are sent.
+_EXPIRE_S = 5.0
+# An accountant that lives answers every hello. To one that has left one unanswered this long only hellos are sent.
 _SILENCE_S = 1.0
 _CLOSE_WAIT_S = 1.0
 _CLOSE_POLL_S = 0.01
@@ -178,12 +181,16 @@ class ExchangePublisher:
         self._live = _Stream(self._journal)
         self._streams: dict[str, _Stream] = {self._journal.epoch: self._live}
         self._unscanned: list[PastEpoch] = list(self._journal.past)
-        self._socket = Publisher(connect=[addresses.exchange])
+        self._socket = Publisher(connect=[addresses.exchange], on_subscribed=self._listened)
         self._marks = Subscriber(connect=[addresses.mark], topics=[MARK_TOPIC + publisher])
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gather: asyncio.TimerHandle | None = None
         self._gather_at = float("-inf")  # when the next message may go
         self._heard_at = float("-inf")
+        self._asked_at = 0.0  # the first hello since then
+        self._listened_at = float("-inf")
+        self._woken = asyncio.Event()
+        self._is_resting = False
         self._written = asyncio.Event()  # something may not be durable yet
         self._written.set()
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
@@ -193,17 +200,19 @@ class ExchangePublisher:
     def start(self, exchange_id: str, draft: bytes) -> None:
         """See `Journal.start`."""
         self._journal.start(exchange_id, draft)
-        self._written.set()
+        self._note()
 
     def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
         """See `Journal.progress`."""
         self._journal.progress(exchange_id, members, repeats=repeats)
-        self._written.set()
+        self._note()
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Journal the records that an exchange ends with, close its draft, and send them soon."""
         self._journal.finish(exchange_id, records)
-        self._written.set()
+        self._note()
+        if self._is_resting:
+            self._wake()
         window = self._live.window
         window.extend(self._journal.last)
         if window.last - window.next + 1 >= BATCH_RECORDS_MAX:
@@ -211,6 +220,11 @@ class ExchangePublisher:
         elif self._gather is None and self._loop is not None:
             # Never at once: the bytes that the record belongs to have yet to be forwarded.
             self._gather = self._loop.call_at(max(self._gather_at, self._loop.time()), self._send_gathered)
+
+    def _note(self) -> None:
+        self._written.set()
+        if self._is_resting and self._journal.problem is not None:
+            self._wake()
 
     # What the process around it calls.
 
@@ -263,7 +277,11 @@ class ExchangePublisher:
     # Sending.
 
     def _is_heard(self, now: float) -> bool:
-        return now - self._heard_at < _SILENCE_S
+        return self._is_answered or now - self._asked_at < _SILENCE_S
+
+    @property
+    def _is_answered(self) -> bool:
+        return self._heard_at >= self._asked_at
 
     def _send_gathered(self) -> None:
         if self._gather is not None:
@@ -298,24 +316,45 @@ class ExchangePublisher:
             for epoch, stream in self._streams.items()
         )
         self._socket.publish(HELLO_TOPIC + self._publisher, PublisherGreeted(publisher=self._publisher, epochs=held))
+        if self._is_answered:
+            self._asked_at = now
         for stream in self._streams.values():
             if stream.window.go_back_if_stalled(now):
                 stream.is_suspect = True
             self._send(stream, now)
 
     async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             if self._journal.problem is not None:
                 self._written.set()  # what waited for room may be written now
             self._journal.retry()
             self._tell()
+            self._woken.clear()
             now = time.monotonic()
+            self._is_resting = self._may_rest()
+            period_s = _HELLO_AT_REST_S if self._is_resting else self._period_s(now)
             self._greet(now)
-            await asyncio.sleep(_HELLO_AT_REST_S if self._is_at_rest(now) else _HELLO_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s(loop.time(), period_s)):
+                    await self._woken.wait()
 
-    def _is_at_rest(self, now: float) -> bool:
+    def _may_rest(self) -> bool:
         is_settled = all(stream.window.is_settled for stream in self._streams.values())
-        return is_settled and self._is_heard(now) and not self._unscanned and self._journal.problem is None
+        return is_settled and self._is_answered and not self._unscanned and self._journal.problem is None
+
+    def _period_s(self, now: float) -> float:
+        # Who has just begun to listen may not be heard by us yet; and a journal in trouble is tried again.
+        is_urgent = self._is_heard(now) or now - self._listened_at < _SILENCE_S or self._journal.problem is not None
+        return _HELLO_S if is_urgent else _HELLO_IN_SILENCE_S
+
+    def _wake(self) -> None:
+        self._is_resting = False
+        self._woken.set()
+
+    def _listened(self) -> None:
+        self._listened_at = time.monotonic()
+        self._wake()
 
     def _tell(self) -> None:
         problem, dropped = self._journal.problem, self._journal.dropped
@@ -367,7 +406,7 @@ class ExchangePublisher:
     async def _expire(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_EXPIRE_S)
+            await asyncio.sleep(pause_s(loop.time(), _EXPIRE_S))
             now_unix_s = time.time()
             for past in list(self._journal.past):
                 streams = [self._streams[each] for each in self._epochs_of(past) if each in self._streams]
@@ -380,7 +419,9 @@ class ExchangePublisher:
                     past.note_covered(now_unix_s)
             self._journal.expire(self._live.window.mark, now_unix_s)
             kept = {each for past in self._journal.past for each in self._epochs_of(past)} | {self._journal.epoch}
-            self._streams = {epoch: stream for epoch, stream in self._streams.items() if epoch in kept}
+            if not kept.issuperset(self._streams):
+                self._streams = {epoch: stream for epoch, stream in self._streams.items() if epoch in kept}
+                self._wake()  # the accountant need not be asked for the others any more
 
     @staticmethod
     def _epochs_of(past: PastEpoch) -> tuple[str, str]:

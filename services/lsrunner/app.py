@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Mapping
 
 from services.bus.addresses import LS_STATE_TOPIC, TURN_CANCEL_TOPIC, TURN_REQUEST_TOPIC, TURN_TOPIC, Addresses
-from services.bus.beat import Beat
+from services.bus.beat import BEAT_S, Beat
 from services.bus.publisher import Publisher
+from services.bus.rhythm import pause_s
 from services.bus.subscriber import Subscriber
 from services.events.codec import Event
 from services.events.lifecycle import Missing
@@ -17,7 +18,6 @@ from services.lsrunner.turns import TurnQueue
 from services.lsrunner.upstream import SimulatedProvider
 from services.runtime.run import VERSION, Process
 
-_STATE_EVERY_S = 1.0
 # A burst of deltas must fit: a subscriber that is busy for a moment would lose its turn.
 _SEND_HIGH_WATER_MARK = 100_000
 # How long the last words (why turns fail) may take to leave.
@@ -91,7 +91,7 @@ class Runner:
     async def _repeat_state(self) -> None:
         while True:
             self._publish_state()
-            await asyncio.sleep(_STATE_EVERY_S)
+            await asyncio.sleep(pause_s(asyncio.get_running_loop().time(), BEAT_S))
 
     def _on_change(self) -> None:
         self._publish_state()

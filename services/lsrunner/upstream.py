@@ -20,6 +20,7 @@ from pathlib import Path
 
 import orjson
 
+from services.bus.rhythm import pause_s
 from services.events.codec import EventInvalid, read_object
 from services.lsrunner.simulated_provider import (
     START_ANSWERS,
@@ -34,9 +35,10 @@ from services.runtime.logs import Logs
 _PATH_PREFIX = "/v1internal:"
 # Between two events, so that streaming can be seen; short enough not to bore.
 _EVENT_PAUSE_S = 0.02
-# Until it is there people wait for it, and mitm starts at the same time; later it is a matter of months.
-_CERTIFICATE_AWAITED_POLL_S = 0.05
-_CERTIFICATE_POLL_S = 0.5
+# Until it is there people wait for it, and mitm starts at the same time.
+_CERTIFICATE_AWAITED_S = 0.05
+# Later it is a matter of months; with the heartbeat it costs no wake-up of its own.
+_CERTIFICATE_POLL_S = 1.0
 _HEAD_BYTES_MAX = 64 * 1024
 _BODY_BYTES_MAX = 16 * 1024 * 1024
 # Longer than mitm keeps a connection that nobody uses.
@@ -87,7 +89,8 @@ class SimulatedProvider:
                     loaded = self._load(context, loaded)
                     if loaded and listener is None:
                         listener = await self._listen(connected, context)
-                    await asyncio.sleep(_CERTIFICATE_POLL_S if listener else _CERTIFICATE_AWAITED_POLL_S)
+                    loop_s = asyncio.get_running_loop().time()
+                    await asyncio.sleep(pause_s(loop_s, _CERTIFICATE_POLL_S) if listener else _CERTIFICATE_AWAITED_S)
             finally:
                 if listener is not None:
                     listener.close()

@@ -36,6 +36,8 @@ _SO_ORIGINAL_DST = 80
 _ACCEPTED_AT_ONCE = 32
 _BACKLOG = 1024
 _TICK_S = 1.0
+# While no deadline is nearer than that. One that a connection gets meanwhile may be kept so much later.
+_TICKS_AT_REST = 5
 _ACCEPT_PAUSE_S = 0.5
 # Exchanges under way at SIGTERM get this long; supervisord waits longer (stopwaitsecs).
 DRAIN_S = 5.0
@@ -64,7 +66,7 @@ class Server:
         self._listening: list[socket.socket] = []
         self._lock: int | None = None
         self._live: set[Arrival | Relay | Http2Relay | Tunnel] = set()
-        self._ticking = False
+        self._ticking: asyncio.TimerHandle | None = None
         self._admitted: set[int] = {0, os.geteuid()}
         self._counts: Counter[str] = Counter()
         self._distrust: Counter[str] = Counter()
@@ -218,20 +220,26 @@ class Server:
 
     # -- time --------------------------------------------------------------
 
-    def _start_ticking(self) -> None:
-        if not self._ticking:
-            self._ticking = True
-            asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+    def _start_ticking(self, ticks: int = 1) -> None:
+        loop = asyncio.get_running_loop()
+        if self._ticking is not None:
+            if self._ticking.when() <= loop.time() + ticks * _TICK_S:
+                return
+            self._ticking.cancel()
+        self._ticking = loop.call_later(ticks * _TICK_S, self._tick)
 
     def _tick(self) -> None:
-        """Look for passed deadlines, once a second and only while something is alive."""
+        """Look for passed deadlines, only while something is alive, and less often while none is near."""
+        self._ticking = None
         now = self._wiring.poller.now = monotonic()
-        for each in [each for each in self._live if each.deadline <= now]:
-            self._guarded(each, each.expire)
+        next_at = self._wiring.pool.deadline
+        for each in list(self._live):
+            next_at = min(next_at, each.deadline)
+            if each.deadline <= now:
+                self._guarded(each, each.expire)
         self._wiring.pool.expire(now)
-        self._ticking = False
         if self._live or self._wiring.pool:
-            self._start_ticking()
+            self._start_ticking(_TICKS_AT_REST if next_at > now + _TICKS_AT_REST * _TICK_S else 1)
 
     # -- health and the end ------------------------------------------------
 
