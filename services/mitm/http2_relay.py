@@ -19,6 +19,7 @@ from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import Wiring
 from services.wire.http2 import Http2End
 from services.wire.http2_parts import (
+    ALPN,
     LAST_STREAM_ID_MAX,
     NO_ERROR,
     REFUSED_STREAM,
@@ -32,8 +33,6 @@ from services.wire.http2_parts import (
     WindowOpened,
     request_head_of,
 )
-
-ALPN = "h2"
 
 
 class _Phase(Enum):

@@ -18,11 +18,11 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from services.events.lifecycle import Missing
 from services.mitm.arrival import Arrival, ConnectionPeer
 from services.mitm.config import MitmConfig
-from services.mitm.http2_relay import Http2Relay
 from services.mitm.peer import Address, PeerDirectory
 from services.mitm.relay import Relay
 from services.mitm.stream import Stream
@@ -30,6 +30,9 @@ from services.mitm.tunnel import Tunnel
 from services.mitm.upstream import Dialer, Route, UpstreamFailed
 from services.mitm.wiring import AwaitsUpstream, Wiring
 from services.runtime.run import StartRefused
+
+if TYPE_CHECKING:
+    from services.mitm.http2_relay import Http2Relay
 
 # linux/netfilter_ipv4.h and netfilter_ipv6/ip6_tables.h
 _SO_ORIGINAL_DST = 80
@@ -157,13 +160,13 @@ class Server:
 
     # -- what became of them -----------------------------------------------
 
-    def arrival_became(self, arrival: Arrival, successor: Relay | Http2Relay | Tunnel | None) -> None:
+    def arrival_became(self, arrival: Arrival, successor: "Relay | Http2Relay | Tunnel | None") -> None:
         """See `Arrivals`."""
         self._live.discard(arrival)
         if successor is not None:
             self._live.add(successor)
 
-    def relay_ended(self, relay: Relay | Http2Relay) -> None:
+    def relay_ended(self, relay: "Relay | Http2Relay") -> None:
         """See `Arrivals`."""
         self._live.discard(relay)
 
@@ -209,7 +212,7 @@ class Server:
             self._wiring.pool.put(route, stream) if keep else self._wiring.pool.discard(stream)
 
     def _guarded(
-        self, concerned: AwaitsUpstream | Arrival | Relay | Http2Relay | Tunnel, step: Callable[[], None]
+        self, concerned: "AwaitsUpstream | Arrival | Relay | Http2Relay | Tunnel", step: Callable[[], None]
     ) -> None:
         """Take a step of one connection; a bug in it ends that connection, not the process."""
         try:
@@ -273,7 +276,7 @@ class Server:
         self._listening.clear()
         deadline = loop.time() + DRAIN_S
         while self._live and loop.time() < deadline:
-            for each in [each for each in self._live if not isinstance(each, Relay | Http2Relay) or each.is_idle]:
+            for each in [each for each in self._live if isinstance(each, Arrival | Tunnel) or each.is_idle]:
                 self._guarded(each, each.stop)
             await asyncio.sleep(_DRAIN_POLL_S)
         for each in list(self._live):
