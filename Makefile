@@ -30,7 +30,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check . || failed=1; \
 	$(BIN)/ruff check . || failed=1; \
 	$(BIN)/mypy services || failed=1; \
-	$(BIN)/python -m pytest || failed=1; \
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 || failed=1; \
 	exit $$failed
 
 lint: .venv/installed-dev
