@@ -99,8 +99,8 @@ class Publisher:
             self._socket.send_multipart((topic.encode(), message), zmq.NOBLOCK)
         except zmq.Again:
             pass  # PUB drops by itself; this is the same
-        if self._on_subscribed is not None:
-            # Sending takes the descriptor's signal away.
+        # Sending takes the descriptor's signal away.
+        if self._on_subscribed is not None and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._hear_subscribers()
 
     def publish(self, topic: str, event: Event) -> None:
