@@ -28,6 +28,7 @@ from services.lsrunner.lodging import (
     sudo_problem,
 )
 from services.lsrunner.process import ask, first_line_of
+from services.lsrunner.scout import look
 
 _ASK_TIMEOUT_S = 20.0
 _CANARY_HOSTS = ("127.0.0.1", "::1")
@@ -73,10 +74,12 @@ async def find_lodging(
     Raises:
         NoLodging: No Python can be executed, or a file that must be readable is not.
     """
-    # As the current user, who can surely execute what executes us; its workspace is in the state directory.
-    pythons = _SYSTEM_PYTHONS if account.sudo else (sys.executable,)
-    place = Path(".wiremeter", "workspace") if account.sudo else workspace
-    python, seen = await _look(account, pythons, scout, place, readable)
+    if account.sudo:
+        python, seen = await _look(account, scout, Path(".wiremeter", "workspace"), readable)
+    else:
+        # We can see that ourselves, with what executes us; and people wait for a start. The workspace is in the state
+        # directory.
+        python, seen = sys.executable, look(str(workspace), [str(path) for path in readable])
     unreadable = seen["unreadable"]
     if unreadable:
         raise NoLodging(f"{account.user} cannot read {', '.join(str(path) for path in _words(unreadable))}")
@@ -98,10 +101,10 @@ async def find_lodging(
 
 
 async def _look(
-    account: Account, pythons: Sequence[str], scout: Path, workspace: Path, readable: Sequence[Path]
+    account: Account, scout: Path, workspace: Path, readable: Sequence[Path]
 ) -> tuple[str, Mapping[str, object]]:
     said = []
-    for python in pythons:
+    for python in _SYSTEM_PYTHONS:
         program = [*alone(python), str(scout), "look", str(workspace), *map(str, readable)]
         try:
             answer = await ask(as_account(account, _SCOUT_ENVIRONMENT, program), _ASK_TIMEOUT_S)

@@ -324,7 +324,7 @@ class Arrival:
     def _relay(self, route: Route, upstream: Stream | None) -> "Relay | Http2Relay":
         if not self._http2:
             return Relay(self._stream, route, self._peer, self._wiring, self._arrivals)
-        # h2 and its kin: 3 MiB that few processes ever need.
+        # h2 and its kin: 2 MiB and 20 ms that few processes ever need.
         from services.mitm.http2_relay import Http2Relay
 
         return Http2Relay(self._stream, route, self._peer, self._wiring, self._arrivals, upstream)
