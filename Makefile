@@ -30,7 +30,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check . || failed=1; \
 	$(BIN)/ruff check . || failed=1; \
 	$(BIN)/mypy services || failed=1; \
-	$(BIN)/python -m pytest || failed=1; \
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 || failed=1; \
 	exit $$failed
 
 lint: .venv/installed-dev
@@ -64,6 +64,8 @@ clean:
 	@$(INSTALL) -r requirements.lock
 	@# setuptools comes from the lock too.
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@# As pip does with packages: nine processes start, and where PYTHONDONTWRITEBYTECODE is set each would compile anew.
+	@$(BIN)/python -m compileall -q services
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.lock

@@ -10,6 +10,7 @@ delivery    what publishers and the accountant tell each other
 publisher   events out; journal first, publish second, send again what stands still
 subscriber  events in
 beat        heartbeats
+rhythm      the moments of what is repeated
 
 The home of zmq. Internal sockets are `ipc://` in the run directory; messages have two frames: topic, one JSON object.
 Losing or doubling nothing rests on four rules: a start of a publisher is an epoch with a random name; its records are

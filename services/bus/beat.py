@@ -1,17 +1,21 @@
-"""Heartbeats: once a second every process says that it lives, what it misses, and a few numbers worth seeing."""
+"""
+Heartbeats: a process says that it lives, what it misses, and a few numbers worth seeing.
+
+Once a second, and at once to everybody who begins to listen.
+"""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from services.bus.addresses import HEALTH_TOPIC, Addresses
 from services.bus.publisher import Publisher
+from services.bus.rhythm import pause_s
 from services.events.lifecycle import Missing, ProcessBeat
 
 BEAT_S = 1.0
-# The first beats follow each other faster: while everything starts, the first of them find nobody who listens yet.
-_FIRST_BEAT_S = 0.05
 Facts = Callable[[], tuple[tuple[Missing, ...], Mapping[str, object]]]
 
 
@@ -32,10 +36,11 @@ class Beat:
 
     async def run(self) -> None:
         """Beat until cancelled."""
-        publisher = Publisher(connect=[self._endpoint])
-        pause_s = _FIRST_BEAT_S
+        listened = asyncio.Event()
+        publisher = Publisher(connect=[self._endpoint], on_subscribed=listened.set)
         try:
             while True:
+                listened.clear()
                 missing, facts = self._facts()
                 beat = ProcessBeat(
                     process=self._process,
@@ -47,8 +52,9 @@ class Beat:
                     facts=facts,
                 )
                 publisher.publish(HEALTH_TOPIC + self._process, beat)
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, BEAT_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s(asyncio.get_running_loop().time(), BEAT_S)):
+                        await listened.wait()
         finally:
             publisher.close()
 

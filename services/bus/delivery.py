@@ -29,7 +29,8 @@ class HeldEpoch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherGreeted:
     """
-    Said by a publisher ten times a second, at rest a quarter as often: the epochs whose marks it wants to hear.
+    Said by a publisher ten times a second, at rest every five seconds, and at once to whoever begins to listen: the
+    epochs whose marks it wants to hear.
 
     A cursor below `first - 1` can never be served again: the publisher no longer holds what is missing.
     """

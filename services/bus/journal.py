@@ -110,8 +110,9 @@ class Journal:
         problem: Why nothing is being recorded; None while all is well.
         dropped: Finished records that were lost because the disk was full and the waiting room too, or that were too
             large to be written.
-        on_unsynced: Called when there is something to `sync` soon, and there was nothing before. The progress of an
-            exchange is nothing of that kind: it can wait for what comes next, see `is_unsynced`.
+        on_unsynced: Called when there is something to `sync`, and there was nothing before: with True for what
+            exchanges begin and end with, with False for their progress.
+        on_problem: Called when `problem` is set.
     """
 
     left_behind = None
@@ -123,7 +124,8 @@ class Journal:
         self.past = past
         self.problem: str | None = None
         self.dropped = 0
-        self.on_unsynced: Callable[[], None] = _ignore
+        self.on_unsynced: Callable[[bool], None] = _ignore
+        self.on_problem: Callable[[], None] = _ignore
         self._limits = limits
         self._folder = folder / self.epoch
         self._drafts: dict[str, _Draft] = {}
@@ -140,7 +142,7 @@ class Journal:
         self._room = 0  # what the open segment takes without a further look
         self._left: deque[int] = deque()  # descriptors of full segments, not yet synced
         self._is_dirty = False
-        self._is_told = False  # `on_unsynced` has been called, and nothing taken to be synced since
+        self._is_urgent = False  # `on_unsynced` has been called with True, and nothing taken to be synced since
         self._other_bytes = sum(epoch.size_bytes for epoch in past)  # everything but the open segment
 
     @classmethod
@@ -164,7 +166,7 @@ class Journal:
         """An exchange begins; `draft` is the record that stands if this process dies now."""
         key = exchange_id.encode()
         if self._append(encode_entry(EntryKind.STARTED, 0, key, (draft,))):
-            self._note_unsynced()
+            self._hurry()
             self._drafts.pop(exchange_id, None)  # the oldest draft stands first, always
             self._drafts[exchange_id] = _Draft(key, self._segment_number, draft)
 
@@ -208,11 +210,6 @@ class Journal:
     def size_bytes(self) -> int:
         """What all epochs take on disk."""
         return self._other_bytes + self._written
-
-    @property
-    def is_unsynced(self) -> bool:
-        """Something has been appended since the last `take_unsynced`."""
-        return self._is_dirty
 
     def open_runs(self) -> Counter[str]:
         """Count the exchanges that are not over by the `client.run` that they belong to."""
@@ -294,7 +291,7 @@ class Journal:
         """
         full = [self._left.popleft() for _ in range(len(self._left))]
         current = self._descriptor if self._is_dirty else -1
-        self._is_dirty = self._is_told = False
+        self._is_dirty = self._is_urgent = False
         return full, current
 
     @staticmethod
@@ -339,7 +336,7 @@ class Journal:
         key = b"" if exchange_id is None else exchange_id.encode()
         if not self._append(encode_entry(EntryKind.FINISHED, self.last + 1, key, records)):
             return False
-        self._note_unsynced()
+        self._hurry()
         for record in records:
             self.last += 1
             self._tail.append(_exactly(record))
@@ -360,19 +357,28 @@ class Journal:
             written = os.write(self._descriptor, entry)
         except OSError as error:
             written = 0
-            self.problem = error.strerror
+            self._note_problem(error.strerror)
         if written != size:
             self._cut_short(written)
             return False
         self._written += size
         self._room -= size
-        self._is_dirty = True
+        if not self._is_dirty:
+            self._note_unsynced(soon=False)
         return True
 
-    def _note_unsynced(self) -> None:
-        if not self._is_told:
-            self._is_told = True
-            self.on_unsynced()
+    def _hurry(self) -> None:
+        if not self._is_urgent:
+            self._note_unsynced(soon=True)
+
+    def _note_unsynced(self, soon: bool) -> None:
+        self._is_dirty = True
+        self._is_urgent |= soon
+        self.on_unsynced(soon)
+
+    def _note_problem(self, problem: str | None) -> None:
+        self.problem = problem
+        self.on_problem()
 
     def _append_slowly(self, entry: bytes) -> bool:
         if self._written >= self._rotate_at_bytes:
@@ -385,7 +391,7 @@ class Journal:
         if size > ENTRY_BYTES_MAX or self._descriptor < 0:
             return False
         if self._other_bytes + self._written + size > self._limits.total_bytes_max:
-            self.problem = f"the journal has reached its limit of {self._limits.total_bytes_max} bytes"
+            self._note_problem(f"the journal has reached its limit of {self._limits.total_bytes_max} bytes")
             return False
         self._room = size
         if not self._append(entry):
@@ -399,7 +405,7 @@ class Journal:
         """An append has failed behind `written` bytes; from here on each is looked at until one succeeds."""
         self._room = 0
         if written:
-            self.problem = "the disk is full"
+            self._note_problem("the disk is full")
             self._cut_back()
 
     def _cut_back(self) -> None:
@@ -427,14 +433,15 @@ class Journal:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, flags, 0o600)
         except OSError as error:
-            self.problem = error.strerror
+            self._note_problem(error.strerror)
             # Not at once again: on a full disk every record would pay for the attempt.
             self._rotate_at_bytes = self._written + self._limits.segment_bytes // 8
             return
         try:
             written = os.write(descriptor, header)
         except OSError as error:
-            self.problem, written = error.strerror, 0
+            self._note_problem(error.strerror)
+            written = 0
         if written < len(header):
             os.close(descriptor)
             path.unlink(missing_ok=True)
@@ -446,8 +453,7 @@ class Journal:
         self._rotate_at_bytes = self._limits.segment_bytes
         self._segments.append(Segment(number=number, path=path, first=self.last + 1, last=self.last, size_bytes=0))
         self._room = 0
-        self._is_dirty = True
-        self._note_unsynced()
+        self._note_unsynced(soon=True)
         self._carry_drafts()
 
     def _carry_drafts(self) -> None:
@@ -472,7 +478,7 @@ def _exactly(written: bytes) -> bytes:
     return bytes(memoryview(written))
 
 
-def _ignore() -> None:
+def _ignore(*_: object) -> None:
     return
 
 

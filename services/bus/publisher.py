@@ -7,8 +7,9 @@ those that earlier lives of the process left behind. Live and resent records tak
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -18,9 +19,10 @@ import zmq.backend
 from services.bus.addresses import EXCHANGE_TOPIC, HELLO_TOPIC, MARK_TOPIC, Addresses, EndpointTaken
 from services.bus.delivery import CommitMarked, HeldEpoch, LeftBehind, PublisherGreeted, encode_batch, readable
 from services.bus.journal import Journal
+from services.bus.rhythm import pause_s
 from services.bus.sending import SendWindow
 from services.bus.store import PastEpoch, Segment, SegmentVanished
-from services.bus.subscriber import Subscriber
+from services.bus.subscriber import Subscriber, reconnect_soon
 from services.events.codec import Event, EventInvalid, decode, encode
 
 # So that memory is bounded: 4096 usage records are some megabytes.
@@ -30,11 +32,15 @@ _GATHER_S = 0.002
 BATCH_RECORDS_MAX = 64
 BATCH_BYTES_MAX = 256 * 1024
 _HELLO_S = 0.1
-# While nothing is on its way: often enough to stay within the silence below, rarely enough to cost nothing at rest.
-_HELLO_AT_REST_S = 0.4
-_SYNC_S = 0.05  # of what exchanges begin and end with; counts of those under way wait for `_EXPIRE_S`
-_EXPIRE_S = 1.0
-# An accountant that lives answers every hello. To one that has been silent this long only hellos are sent.
+# While nothing is on its way, to hear of a ledger that was put back; who comes back is greeted when they listen.
+_HELLO_AT_REST_S = 5.0
+# To an accountant that lives and does not answer: its ledger cannot be opened.
+_HELLO_IN_SILENCE_S = 1.0
+# What exchanges begin and end with is made durable at once, the counts of those under way when they have to.
+_SYNC_S = 0.05
+_SYNC_COUNTS_S = 1.0
+_EXPIRE_S = 5.0
+# An accountant that lives answers every hello. To one that has left one unanswered this long only hellos are sent.
 _SILENCE_S = 1.0
 _CLOSE_WAIT_S = 1.0
 _CLOSE_POLL_S = 0.01
@@ -53,6 +59,8 @@ class Publisher:
         bind: Endpoints to listen at.
         high_water_mark: Messages kept for a receiver that is slow to read; what is beyond is lost to it.
         linger_ms: How long messages that are not on their way yet outlive `close`, in the background.
+        on_subscribed: Called whenever somebody has begun to listen: what is sent from then on reaches them. Needs a
+            running event loop.
 
     Raises:
         EndpointTaken: Something else listens at an endpoint, or it cannot be made.
@@ -65,19 +73,31 @@ class Publisher:
         bind: Sequence[str] = (),
         high_water_mark: int = SEND_HIGH_WATER_MARK,
         linger_ms: int = 0,
+        on_subscribed: Callable[[], None] | None = None,
     ) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
+        self._on_subscribed = on_subscribed
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # XPUB is PUB that hands out what it hears of its subscribers.
+        kind = zmq.PUB if on_subscribed is None else zmq.XPUB
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+        self._descriptor: int = self._socket.getsockopt(zmq.FD)
         self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
         self._socket.setsockopt(zmq.LINGER, linger_ms)
         # A subscriber sends subscriptions, nothing else; a stranger shall not make us allocate.
         self._socket.setsockopt(zmq.MAXMSGSIZE, 64 * 1024)
+        reconnect_soon(self._socket)
+        if on_subscribed is not None:
+            # Also one that is known already: who was away and came back asks for the same again.
+            self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._descriptor, self._hear_subscribers)
         for endpoint in connect:
             self._socket.connect(endpoint)
         for endpoint in bind:
             try:
                 self._socket.bind(endpoint)
             except zmq.ZMQError as error:
-                self._socket.close()
+                self.close()
                 raise EndpointTaken(f"{endpoint} cannot be bound: {zmq.strerror(error.errno or 0)}") from error
 
     def send(self, topic: str, message: bytes) -> None:
@@ -87,6 +107,9 @@ class Publisher:
             _send(self._socket, message, _LAST)
         except zmq.Again:
             pass  # PUB drops by itself; this is the same
+        # Sending takes the descriptor's signal away.
+        if self._on_subscribed is not None and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._hear_subscribers()
 
     def publish(self, topic: str, event: Event) -> None:
         """Send one event."""
@@ -94,7 +117,20 @@ class Publisher:
 
     def close(self) -> None:
         """Close the socket; messages not yet handed to the kernel are dropped."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._descriptor)
+            self._loop = None
         self._socket.close()
+
+    def _hear_subscribers(self) -> None:
+        assert self._on_subscribed is not None
+        begun = False
+        with contextlib.suppress(zmq.Again):
+            while True:
+                # The first byte tells whether one subscribes or leaves.
+                begun |= self._socket.recv(zmq.NOBLOCK).startswith(b"\1")
+        if begun:
+            self._on_subscribed()
 
 
 class Notices(Protocol):
@@ -156,15 +192,21 @@ class ExchangePublisher:
         self._live = _Stream(self._journal)
         self._streams: dict[str, _Stream] = {self._journal.epoch: self._live}
         self._unscanned: list[PastEpoch] = list(self._journal.past)
-        self._socket = Publisher(connect=[addresses.exchange])
+        self._socket = Publisher(connect=[addresses.exchange], on_subscribed=self._listened)
         self._marks = Subscriber(connect=[addresses.mark], topics=[MARK_TOPIC + publisher])
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gather: asyncio.TimerHandle | None = None
         self._gather_at = float("-inf")  # when the next message may go
         self._heard_at = float("-inf")
+        self._asked_at = 0.0  # the first hello since then
+        self._listened_at = float("-inf")
+        self._woken = asyncio.Event()
+        self._is_resting = False
         self._written = asyncio.Event()  # something may not be durable yet
         self._written.set()
-        journal.on_unsynced = self._written.set
+        self._sync_later: asyncio.TimerHandle | None = None
+        journal.on_unsynced = self._unsynced
+        journal.on_problem = self._in_trouble
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
     # What the data path calls.
@@ -172,6 +214,8 @@ class ExchangePublisher:
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Journal the records that an exchange ends with, close its draft, and send them soon."""
         self._journal.finish(exchange_id, records)
+        if self._is_resting:
+            self._wake()
         window = self._live.window
         window.extend(self._journal.last)
         if window.last - window.next + 1 >= BATCH_RECORDS_MAX:
@@ -179,6 +223,18 @@ class ExchangePublisher:
         elif self._gather is None and self._loop is not None:
             # Never at once: the bytes that the record belongs to have yet to be forwarded.
             self._gather = self._loop.call_at(max(self._gather_at, self._loop.time()), self._send_gathered)
+
+    # What the journal calls.
+
+    def _unsynced(self, soon: bool) -> None:
+        if soon or self._loop is None:
+            self._written.set()
+        elif self._sync_later is None:
+            self._sync_later = self._loop.call_later(_SYNC_COUNTS_S, self._written.set)
+
+    def _in_trouble(self) -> None:
+        if self._is_resting:
+            self._wake()
 
     # What the process around it calls.
 
@@ -194,9 +250,10 @@ class ExchangePublisher:
                 tasks.create_task(self._sync())
         finally:
             self._loop = None
-            if self._gather is not None:
-                self._gather.cancel()
-                self._gather = None
+            for timer in (self._gather, self._sync_later):
+                if timer is not None:
+                    timer.cancel()
+            self._gather = self._sync_later = None
 
     async def close(self) -> None:
         """Wait up to a second for what is not yet known to be committed, then close; the journal keeps the rest."""
@@ -231,7 +288,11 @@ class ExchangePublisher:
     # Sending.
 
     def _is_heard(self, now: float) -> bool:
-        return now - self._heard_at < _SILENCE_S
+        return self._is_answered or now - self._asked_at < _SILENCE_S
+
+    @property
+    def _is_answered(self) -> bool:
+        return self._heard_at >= self._asked_at
 
     def _send_gathered(self) -> None:
         if self._gather is not None:
@@ -266,22 +327,43 @@ class ExchangePublisher:
             for epoch, stream in self._streams.items()
         )
         self._socket.publish(HELLO_TOPIC + self._publisher, PublisherGreeted(publisher=self._publisher, epochs=held))
+        if self._is_answered:
+            self._asked_at = now
         for stream in self._streams.values():
             if stream.window.go_back_if_stalled(now):
                 stream.is_suspect = True
             self._send(stream, now)
 
     async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             self._journal.retry()
             self._tell()
+            self._woken.clear()
             now = time.monotonic()
+            self._is_resting = self._may_rest()
+            period_s = _HELLO_AT_REST_S if self._is_resting else self._period_s(now)
             self._greet(now)
-            await asyncio.sleep(_HELLO_AT_REST_S if self._is_at_rest(now) else _HELLO_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s(loop.time(), period_s)):
+                    await self._woken.wait()
 
-    def _is_at_rest(self, now: float) -> bool:
+    def _may_rest(self) -> bool:
         is_settled = all(stream.window.is_settled for stream in self._streams.values())
-        return is_settled and self._is_heard(now) and not self._unscanned and self._journal.problem is None
+        return is_settled and self._is_answered and not self._unscanned and self._journal.problem is None
+
+    def _period_s(self, now: float) -> float:
+        # Who has just begun to listen may not be heard by us yet; and a journal in trouble is tried again.
+        is_urgent = self._is_heard(now) or now - self._listened_at < _SILENCE_S or self._journal.problem is not None
+        return _HELLO_S if is_urgent else _HELLO_IN_SILENCE_S
+
+    def _wake(self) -> None:
+        self._is_resting = False
+        self._woken.set()
+
+    def _listened(self) -> None:
+        self._listened_at = time.monotonic()
+        self._wake()
 
     def _tell(self) -> None:
         problem, dropped = self._journal.problem, self._journal.dropped
@@ -333,9 +415,7 @@ class ExchangePublisher:
     async def _expire(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_EXPIRE_S)
-            if self._journal.is_unsynced:
-                self._written.set()
+            await asyncio.sleep(pause_s(loop.time(), _EXPIRE_S))
             now_unix_s = time.time()
             for past in list(self._journal.past):
                 streams = [self._streams[each] for each in self._epochs_of(past) if each in self._streams]
@@ -348,7 +428,9 @@ class ExchangePublisher:
                     past.note_covered(now_unix_s)
             self._journal.expire(self._live.window.mark, now_unix_s)
             kept = {each for past in self._journal.past for each in self._epochs_of(past)} | {self._journal.epoch}
-            self._streams = {epoch: stream for epoch, stream in self._streams.items() if epoch in kept}
+            if not kept.issuperset(self._streams):
+                self._streams = {epoch: stream for epoch, stream in self._streams.items() if epoch in kept}
+                self._wake()  # the accountant need not be asked for the others any more
 
     @staticmethod
     def _epochs_of(past: PastEpoch) -> tuple[str, str]:
@@ -366,6 +448,9 @@ class ExchangePublisher:
             await self._written.wait()
             await asyncio.sleep(_SYNC_S)
             self._written.clear()
+            if self._sync_later is not None:
+                self._sync_later.cancel()
+                self._sync_later = None
             unsynced = self._journal.take_unsynced()
             if unsynced != ([], -1):
                 await loop.run_in_executor(self._syncer, Journal.sync, unsynced)

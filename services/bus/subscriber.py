@@ -20,6 +20,9 @@ from services.events.codec import EVENT_BYTES_MAX, EventInvalid, read_object
 RECEIVE_HIGH_WATER_MARK = 4096
 # Messages taken in a row before the rest of the process gets its turn.
 _IN_A_ROW_MAX = 64
+# While everything starts, whoever connects is often a moment early. ZeroMQ's own pause is the longer one, always.
+_RECONNECT_MS = 10
+_RECONNECT_MAX_MS = 100
 
 
 class Subscriber:
@@ -55,6 +58,7 @@ class Subscriber:
         self._socket.setsockopt(zmq.LINGER, 0)
         # libzmq closes the connection of a peer that announces more, before anything is allocated.
         self._socket.setsockopt(zmq.MAXMSGSIZE, EVENT_BYTES_MAX)
+        reconnect_soon(self._socket)
         self._descriptor: int = self._socket.getsockopt(zmq.FD)
         for topic in topics:
             self._socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
@@ -118,3 +122,9 @@ class Subscriber:
         # again and again.
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._readable.set()
+
+
+def reconnect_soon(socket: zmq.Socket[bytes]) -> None:
+    """Let a socket look often, then less often, for someone who does not listen yet."""
+    socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Mapping
 
 from services.bus.addresses import LS_STATE_TOPIC, TURN_CANCEL_TOPIC, TURN_REQUEST_TOPIC, TURN_TOPIC, Addresses
-from services.bus.beat import Beat
+from services.bus.beat import BEAT_S, Beat
 from services.bus.publisher import Publisher
+from services.bus.rhythm import pause_s
 from services.bus.subscriber import Subscriber
 from services.events.codec import Event
 from services.events.lifecycle import Missing
@@ -14,9 +15,9 @@ from services.lsrunner.choice import builder_of, choose
 from services.lsrunner.config import LsrunnerConfig
 from services.lsrunner.server import TurnServer
 from services.lsrunner.turns import TurnQueue
+from services.lsrunner.upstream import SimulatedProvider
 from services.runtime.run import VERSION, Process
 
-_STATE_EVERY_S = 1.0
 # A burst of deltas must fit: a subscriber that is busy for a moment would lose its turn.
 _SEND_HIGH_WATER_MARK = 100_000
 # How long the last words (why turns fail) may take to leave.
@@ -43,7 +44,10 @@ class Runner:
         self._addresses = Addresses(config.run)
         limits = config.language_server
         self._publisher = Publisher(
-            bind=[self._addresses.turn], high_water_mark=_SEND_HIGH_WATER_MARK, linger_ms=_LINGER_MS
+            bind=[self._addresses.turn],
+            high_water_mark=_SEND_HIGH_WATER_MARK,
+            linger_ms=_LINGER_MS,
+            on_subscribed=self._publish_state,
         )
         self._server = TurnServer(TurnQueue(limits.queue_max, limits.turn_timeout_s), self._publish_turn, process.logs)
         self._backend = Backend(
@@ -74,9 +78,8 @@ class Runner:
             self._publisher.close()
 
     async def _serve_simulated_provider(self) -> None:
-        from services.lsrunner.upstream import SimulatedProvider  # aiohttp's server: only who simulates pays for it
-
-        await SimulatedProvider(self._config.simulator_port, self._config.simulator_certificate).serve()
+        config = self._config
+        await SimulatedProvider(config.simulator_port, config.simulator_certificate, self._process.logs).serve()
 
     async def _take_requests(self) -> None:
         subscriber = Subscriber(bind=[self._addresses.turn_request], topics=[TURN_REQUEST_TOPIC, TURN_CANCEL_TOPIC])
@@ -88,7 +91,7 @@ class Runner:
     async def _repeat_state(self) -> None:
         while True:
             self._publish_state()
-            await asyncio.sleep(_STATE_EVERY_S)
+            await asyncio.sleep(pause_s(asyncio.get_running_loop().time(), BEAT_S))
 
     def _on_change(self) -> None:
         self._publish_state()

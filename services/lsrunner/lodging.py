@@ -167,10 +167,19 @@ def as_account(account: Account, environment: Mapping[str, str], program: Sequen
     )
 
 
+def alone(python: str) -> tuple[str, ...]:
+    """
+    Return how a Python starts one of the scripts that need the standard library only.
+
+    -I: no environment, no current directory. -S: no site-packages, whose start-up files take most of such a start.
+    """
+    return (python, "-IS")
+
+
 def guarded(lodging: Lodging, guard: Path, program: Sequence[str], keeps_stdin: bool) -> tuple[str, ...]:
     """Put the guard in front of a program."""
     relay = "relay" if keeps_stdin else "null"
-    return (lodging.python, "-I", str(guard), relay, f"{STOP_GRACE_S:g}", str(lodging.workspace), *program)
+    return (*alone(lodging.python), str(guard), relay, f"{STOP_GRACE_S:g}", str(lodging.workspace), *program)
 
 
 def end_of(status: int, started: bool, first_line: str) -> str:

@@ -21,12 +21,14 @@ from services.lsrunner.lodging import (
     CanaryAnswer,
     Lodging,
     Way,
+    alone,
     as_account,
     coverage_problem,
     holds_connection,
     sudo_problem,
 )
 from services.lsrunner.process import ask, first_line_of
+from services.lsrunner.scout import look
 
 _ASK_TIMEOUT_S = 20.0
 _CANARY_HOSTS = ("127.0.0.1", "::1")
@@ -72,10 +74,12 @@ async def find_lodging(
     Raises:
         NoLodging: No Python can be executed, or a file that must be readable is not.
     """
-    # As the current user, who can surely execute what executes us; its workspace is in the state directory.
-    pythons = _SYSTEM_PYTHONS if account.sudo else (sys.executable,)
-    place = Path(".wiremeter", "workspace") if account.sudo else workspace
-    python, seen = await _look(account, pythons, scout, place, readable)
+    if account.sudo:
+        python, seen = await _look(account, scout, Path(".wiremeter", "workspace"), readable)
+    else:
+        # We can see that ourselves, with what executes us; and people wait for a start. The workspace is in the state
+        # directory.
+        python, seen = sys.executable, look(str(workspace), [str(path) for path in readable])
     unreadable = seen["unreadable"]
     if unreadable:
         raise NoLodging(f"{account.user} cannot read {', '.join(str(path) for path in _words(unreadable))}")
@@ -97,11 +101,11 @@ async def find_lodging(
 
 
 async def _look(
-    account: Account, pythons: Sequence[str], scout: Path, workspace: Path, readable: Sequence[Path]
+    account: Account, scout: Path, workspace: Path, readable: Sequence[Path]
 ) -> tuple[str, Mapping[str, object]]:
     said = []
-    for python in pythons:
-        program = [python, "-I", str(scout), "look", str(workspace), *map(str, readable)]
+    for python in _SYSTEM_PYTHONS:
+        program = [*alone(python), str(scout), "look", str(workspace), *map(str, readable)]
         try:
             answer = await ask(as_account(account, _SCOUT_ENVIRONMENT, program), _ASK_TIMEOUT_S)
             if answer.status == 0:
@@ -119,7 +123,7 @@ def _words(value: object) -> Sequence[object]:
 
 async def coverage(account: Account, python: str, scout: Path, mitm_port: int) -> str | None:
     """Prove that the user's port 443 leads to mitm, in both families; say what is not proven."""
-    program = [python, "-I", str(scout), "canary", *_CANARY_HOSTS]
+    program = [*alone(python), str(scout), "canary", *_CANARY_HOSTS]
     try:
         async with first_line_of(as_account(account, _SCOUT_ENVIRONMENT, program), _ASK_TIMEOUT_S) as line:
             answers = _canary_answers(line, _connection_tables(), mitm_port)
@@ -162,7 +166,7 @@ def _text_of(path: Path) -> str:
 async def forget_home(lodging: Lodging, scout: Path) -> None:
     """Remove the passing home, if one was made."""
     if lodging.made_home:
-        program = [lodging.python, "-I", str(scout), "forget", str(lodging.home)]
+        program = [*alone(lodging.python), str(scout), "forget", str(lodging.home)]
         try:
             await ask(as_account(lodging.account, _SCOUT_ENVIRONMENT, program), _ASK_TIMEOUT_S)
         except (OSError, TimeoutError):

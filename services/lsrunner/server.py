@@ -6,6 +6,7 @@ when it is cancelled they are too, and their askers are told.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import assert_never
@@ -30,7 +31,6 @@ from services.runtime.logs import Logs
 
 # Publishes one event of one turn.
 Publish = Callable[[str, Event], None]
-_EXPIRY_POLL_S = 0.25
 
 
 class LiveTurn:
@@ -118,6 +118,7 @@ class TurnServer:
         self._tasks: dict[str, asyncio.Task[TurnResult | TurnRefused]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._backend: Backend | None = None
+        self._asked = asyncio.Event()
 
     @property
     def active(self) -> int:
@@ -141,6 +142,7 @@ class TurnServer:
                 request = decode(TurnRequested, members)
                 server = self._backend.state(self.active)
                 self._obey(self._queue.ask(request, server, asyncio.get_running_loop().time()))
+                self._asked.set()
             elif topic == TURN_CANCEL_TOPIC:
                 cancelled = decode(TurnCancelled, members)
                 self._obey(self._queue.cancel(cancelled.turn_id, cancelled.reason))
@@ -245,7 +247,10 @@ class TurnServer:
     async def _expire(self) -> None:
         """Refuse what has waited too long."""
         while True:
-            await asyncio.sleep(_EXPIRY_POLL_S)
+            self._asked.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._queue.wake_at_s):
+                    await self._asked.wait()
             self._obey(self._queue.expire(asyncio.get_running_loop().time()))
 
 

@@ -36,7 +36,9 @@ from typing import Any
 HOST = "simulated.wiremeter.invalid"
 CHECKPOINT_MODEL = "simulated-lite"
 _TIMEOUT_S = 60.0
-_RETRY_S = 0.5
+# At its start; doubled after each try.
+_RETRY_FIRST_S = 0.05
+_RETRY_MAX_S = 1.0
 # Idle connections kept; more turns at once open more connections and close them afterwards.
 _POOL_MAX = 4
 _KIND_BY_STATUS = {400: "invalid", 404: "unknown_model"}
@@ -220,6 +222,7 @@ class Server:
 
     def start(self) -> None:
         """Make the calls of a start, until they succeed; then say which models there are."""
+        retry_s = _RETRY_FIRST_S
         while True:
             try:
                 self._call("loadCodeAssist", {"metadata": {"ideType": "WIREMETER_SIMULATED"}})
@@ -228,7 +231,8 @@ class Server:
                 break
             except (ProviderError, ValueError) as error:
                 self.say(say="waiting", detail=str(error))
-                time.sleep(_RETRY_S)
+                time.sleep(retry_s)
+                retry_s = min(2 * retry_s, _RETRY_MAX_S)
         models = [{"id": name, "name": model["displayName"]} for name, model in offered["models"].items()]
         self.say(say="ready", models=models)
 

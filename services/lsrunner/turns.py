@@ -81,6 +81,11 @@ class TurnQueue:
         """Turns that run or wait."""
         return len(self._running) + len(self._waiting)
 
+    @property
+    def wake_at_s(self) -> float | None:
+        """When `expire` has something to do, None while nobody waits."""
+        return min((begin.deadline_at_s for begin in self._waiting.values()), default=None)
+
     def ask(self, request: TurnRequested, server: LanguageServerState, now_s: float) -> Sequence[Order]:
         """Take a request, or refuse it; orders to begin come from `begin_next`."""
         known = self._answers.get(request.turn_id)

@@ -10,12 +10,10 @@ import binascii
 import ipaddress
 from dataclasses import replace
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from services.events.exchange import Client
 from services.mitm.config import CANARY_HOST
-from services.mitm.http2_relay import ALPN as HTTP2
-from services.mitm.http2_relay import Http2Relay
 from services.mitm.peer import Address, Owner, PeerDirectory
 from services.mitm.refusal import refusal
 from services.mitm.relay import LINGER_S, Relay
@@ -27,6 +25,10 @@ from services.runtime.environment import ClientName, client_name
 from services.runtime.settings import split_address
 from services.wire.client_hello import HANDSHAKE_RECORD, ClientHello, ClientHelloInvalid, ClientHelloReader
 from services.wire.http1 import HttpInvalid, RequestHead, read_request_head
+from services.wire.http2_parts import ALPN as HTTP2
+
+if TYPE_CHECKING:
+    from services.mitm.http2_relay import Http2Relay
 
 # A proxy's request head has an address and credentials, nothing more.
 CONNECT_HEAD_BYTES_MAX = 16 * 1024
@@ -82,10 +84,10 @@ class ConnectionPeer:
 class Arrivals(Protocol):
     """The server, as an arrival sees it."""
 
-    def arrival_became(self, arrival: "Arrival", successor: Relay | Http2Relay | Tunnel | None) -> None:
+    def arrival_became(self, arrival: "Arrival", successor: "Relay | Http2Relay | Tunnel | None") -> None:
         """The arrival has handed its stream to `successor`, or closed it."""
 
-    def relay_ended(self, relay: Relay | Http2Relay) -> None:
+    def relay_ended(self, relay: "Relay | Http2Relay") -> None:
         """A relay has closed its streams."""
 
     def tunnel_ended(self, tunnel: Tunnel) -> None:
@@ -315,13 +317,17 @@ class Arrival:
             return
         self._phase = _Phase.OVER
         upstream, self._upstream = self._upstream, None
-        relay: Relay | Http2Relay
-        if self._http2:
-            relay = Http2Relay(self._stream, self._route, self._peer, self._wiring, self._arrivals, upstream)
-        else:
-            relay = Relay(self._stream, self._route, self._peer, self._wiring, self._arrivals)
+        relay = self._relay(self._route, upstream)
         self._arrivals.arrival_became(self, relay)
         relay.receive_early()
+
+    def _relay(self, route: Route, upstream: Stream | None) -> "Relay | Http2Relay":
+        if not self._http2:
+            return Relay(self._stream, route, self._peer, self._wiring, self._arrivals)
+        # h2 and its kin: 2 MiB and 20 ms that few processes ever need.
+        from services.mitm.http2_relay import Http2Relay
+
+        return Http2Relay(self._stream, route, self._peer, self._wiring, self._arrivals, upstream)
 
     def _handshake_failed(self, host: str, reason: str) -> None:
         if any(alert in reason for alert in _DISTRUST):

@@ -18,6 +18,7 @@ from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import RelayOwner, Wiring
 from services.wire.http2 import Http2End
 from services.wire.http2_parts import (
+    ALPN,
     LAST_STREAM_ID_MAX,
     NO_ERROR,
     REFUSED_STREAM,
@@ -31,8 +32,6 @@ from services.wire.http2_parts import (
     WindowOpened,
     request_head_of,
 )
-
-ALPN = "h2"
 
 
 class _Phase(Enum):

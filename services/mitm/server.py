@@ -18,11 +18,11 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from services.events.lifecycle import Missing
 from services.mitm.arrival import Arrival, ConnectionPeer
 from services.mitm.config import MitmConfig
-from services.mitm.http2_relay import Http2Relay
 from services.mitm.peer import Address, PeerDirectory
 from services.mitm.relay import Relay
 from services.mitm.stream import Stream
@@ -31,11 +31,16 @@ from services.mitm.upstream import Dialer, Route, UpstreamFailed
 from services.mitm.wiring import AwaitsUpstream, Wiring
 from services.runtime.run import StartRefused
 
+if TYPE_CHECKING:
+    from services.mitm.http2_relay import Http2Relay
+
 # linux/netfilter_ipv4.h and netfilter_ipv6/ip6_tables.h
 _SO_ORIGINAL_DST = 80
 _ACCEPTED_AT_ONCE = 32
 _BACKLOG = 1024
 _TICK_S = 1.0
+# While no deadline is nearer than that. One that a connection gets meanwhile may be kept so much later.
+_TICKS_AT_REST = 5
 _ACCEPT_PAUSE_S = 0.5
 # Exchanges under way at SIGTERM get this long; supervisord waits longer (stopwaitsecs).
 DRAIN_S = 5.0
@@ -64,7 +69,7 @@ class Server:
         self._listening: list[socket.socket] = []
         self._lock: int | None = None
         self._live: set[Arrival | Relay | Http2Relay | Tunnel] = set()
-        self._ticking = False
+        self._ticking: asyncio.TimerHandle | None = None
         self._admitted: set[int] = {0, os.geteuid()}
         self._counts: Counter[str] = Counter()
         self._distrust: Counter[str] = Counter()
@@ -155,13 +160,13 @@ class Server:
 
     # -- what became of them -----------------------------------------------
 
-    def arrival_became(self, arrival: Arrival, successor: Relay | Http2Relay | Tunnel | None) -> None:
+    def arrival_became(self, arrival: Arrival, successor: "Relay | Http2Relay | Tunnel | None") -> None:
         """See `Arrivals`."""
         self._live.discard(arrival)
         if successor is not None:
             self._live.add(successor)
 
-    def relay_ended(self, relay: Relay | Http2Relay) -> None:
+    def relay_ended(self, relay: "Relay | Http2Relay") -> None:
         """See `Arrivals`."""
         self._live.discard(relay)
 
@@ -207,7 +212,7 @@ class Server:
             self._wiring.pool.put(route, stream) if keep else self._wiring.pool.discard(stream)
 
     def _guarded(
-        self, concerned: AwaitsUpstream | Arrival | Relay | Http2Relay | Tunnel, step: Callable[[], None]
+        self, concerned: "AwaitsUpstream | Arrival | Relay | Http2Relay | Tunnel", step: Callable[[], None]
     ) -> None:
         """Take a step of one connection; a bug in it ends that connection, not the process."""
         try:
@@ -218,20 +223,26 @@ class Server:
 
     # -- time --------------------------------------------------------------
 
-    def _start_ticking(self) -> None:
-        if not self._ticking:
-            self._ticking = True
-            asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+    def _start_ticking(self, ticks: int = 1) -> None:
+        loop = asyncio.get_running_loop()
+        if self._ticking is not None:
+            if self._ticking.when() <= loop.time() + ticks * _TICK_S:
+                return
+            self._ticking.cancel()
+        self._ticking = loop.call_later(ticks * _TICK_S, self._tick)
 
     def _tick(self) -> None:
-        """Look for passed deadlines, once a second and only while something is alive."""
+        """Look for passed deadlines, only while something is alive, and less often while none is near."""
+        self._ticking = None
         now = self._wiring.poller.now = monotonic()
-        for each in [each for each in self._live if each.deadline <= now]:
-            self._guarded(each, each.expire)
+        next_at = self._wiring.pool.deadline
+        for each in list(self._live):
+            next_at = min(next_at, each.deadline)
+            if each.deadline <= now:
+                self._guarded(each, each.expire)
         self._wiring.pool.expire(now)
-        self._ticking = False
         if self._live or self._wiring.pool:
-            self._start_ticking()
+            self._start_ticking(_TICKS_AT_REST if next_at > now + _TICKS_AT_REST * _TICK_S else 1)
 
     # -- health and the end ------------------------------------------------
 
@@ -265,7 +276,7 @@ class Server:
         self._listening.clear()
         deadline = loop.time() + DRAIN_S
         while self._live and loop.time() < deadline:
-            for each in [each for each in self._live if not isinstance(each, Relay | Http2Relay) or each.is_idle]:
+            for each in [each for each in self._live if isinstance(each, Arrival | Tunnel) or each.is_idle]:
                 self._guarded(each, each.stop)
             await asyncio.sleep(_DRAIN_POLL_S)
         for each in list(self._live):

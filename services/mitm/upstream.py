@@ -303,6 +303,11 @@ class Pool:
         """Close a connection for good."""
         stream.close()
 
+    @property
+    def deadline(self) -> float:
+        """When `expire` has something to do next."""
+        return min((streams[0][1] for streams in self._idle.values() if streams), default=float("inf"))
+
     def expire(self, now: float) -> None:
         """Close what has been idle for too long, oldest first."""
         for key, streams in list(self._idle.items()):

@@ -3,6 +3,10 @@ The state directory: what lives where, with which rights.
 
 `$WIREMETER_HOME`, else `$XDG_STATE_HOME/wiremeter`, else `~/.local/state/wiremeter`. Directories are 0700 and files
 0600: the ledger, the journals, the sockets and the certificate authority's key are nobody else's.
+
+What the language server's user must read is elsewhere, in a place of which there is one per machine and user. It
+belongs to the state directory that first had it made, for as long as that exists; a second one, of a test say, keeps
+its own to itself, and does not replace the authority that the first one's language server trusts.
 """
 
 import fcntl
@@ -16,6 +20,8 @@ from pathlib import Path
 SOCKET_PATH_BYTES_MAX = 107
 # Where `mitm-redirect.sh install` makes a directory that the language server's user can read.
 SHARED_ROOT = Path("/var/lib/wiremeter")
+# In it, the path of the state directory that it belongs to.
+_OWNER = "owner"
 
 
 class StateUnusable(Exception):
@@ -69,10 +75,8 @@ class StateDirectory:
     @property
     def shared(self) -> Path:
         """Where the trust bundle is published: readable by the language server's user where that was arranged."""
-        arranged = SHARED_ROOT / pwd.getpwuid(os.geteuid()).pw_name
-        if arranged.is_dir() and os.access(arranged, os.W_OK) and arranged.stat().st_uid == os.geteuid():
-            return arranged
-        return self.home / "shared"
+        arranged = _arranged()
+        return arranged if arranged is not None and _owner_of(arranged) == self._name else self.home / "shared"
 
     @property
     def trust_bundle(self) -> Path:
@@ -96,7 +100,7 @@ class StateDirectory:
 
     def make(self) -> None:
         """
-        Create the directories.
+        Create the directories, and take the shared place if nobody has it.
 
         Raises:
             StateUnusable: Not writable, not ours, or too deep for a socket.
@@ -116,6 +120,29 @@ class StateDirectory:
                 f"{self.run} is too deep: a socket path of {longest} bytes exceeds {SOCKET_PATH_BYTES_MAX};"
                 " set WIREMETER_HOME to a shorter one"
             )
+        self._claim_shared()
+
+    @property
+    def _name(self) -> str:
+        return os.path.realpath(self.home)
+
+    def _claim_shared(self) -> None:
+        arranged = _arranged()
+        if arranged is None:
+            return
+        try:
+            directory = os.open(arranged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX)
+                owner = _owner_of(arranged)
+                if owner is None or not os.path.isdir(owner):
+                    fresh = arranged / f"{_OWNER}.new"
+                    fresh.write_text(self._name)
+                    fresh.replace(arranged / _OWNER)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise StateUnusable(f"{arranged} cannot be taken: {error.strerror}") from error
 
     def take_role(self, role: str) -> int:
         """
@@ -134,3 +161,18 @@ class StateDirectory:
             os.close(descriptor)
             raise RoleTaken(f"another {role} is running in {self.home}") from error
         return descriptor
+
+
+def _arranged() -> Path | None:
+    """Return the place that the language server's user can read, if there is one and it is ours."""
+    arranged = SHARED_ROOT / pwd.getpwuid(os.geteuid()).pw_name
+    if arranged.is_dir() and os.access(arranged, os.W_OK) and arranged.stat().st_uid == os.geteuid():
+        return arranged
+    return None
+
+
+def _owner_of(arranged: Path) -> str | None:
+    try:
+        return (arranged / _OWNER).read_text() or None
+    except OSError:
+        return None

@@ -12,6 +12,8 @@ from typing import TypeAlias
 from services.wire.errors import WireError
 from services.wire.http1 import Framing, RequestHead, ResponseHead
 
+# The protocol's name in a TLS handshake, RFC 9113 §3.2.
+ALPN = "h2"
 # RFC 9113 §7, in the order of their numbers.
 _CODES = (
     "NO_ERROR",

@@ -330,24 +330,25 @@ def test_a_record_too_large_for_an_entry_is_dropped_and_counted(tmp_path: Path) 
     assert journal.last == 1
 
 
-def test_what_exchanges_begin_and_end_with_is_to_be_synced_soon_and_their_progress_with_what_comes_next(
-    tmp_path: Path,
-) -> None:
+def test_what_exchanges_begin_and_end_with_is_to_be_synced_soon_and_their_progress_later(tmp_path: Path) -> None:
     """So that a stream, whose counts change with each event, does not keep the disk busy."""
-    told: list[str] = []
+    told: list[bool] = []
     journal = Journal.open(tmp_path, "mitm-0")
     journal.take_unsynced()
-    journal.on_unsynced = lambda: told.append("soon")
+    journal.on_unsynced = told.append
+    journal.progress("a", b'{"usage":{}}')
+    assert told == [], "without a draft nothing has been written"
     journal.start("a", b"{}")
     journal.start("b", b"{}")
-    assert (told, journal.is_unsynced) == (["soon"], True), "told once until it is taken"
+    assert told == [False, True], "told once until it is taken"
     journal.take_unsynced()
     journal.progress("a", b'{"usage":{}}')
-    assert (told, journal.is_unsynced) == (["soon"], True)
+    journal.progress("a", b'{"usage":{}}')
+    assert told == [False, True, False]
     journal.finish("a", [b"{}"])
-    assert told == ["soon", "soon"]
+    assert told == [False, True, False, True]
     assert journal.take_unsynced()[1] >= 0
-    assert not journal.is_unsynced
+    assert journal.take_unsynced() == ([], -1)
 
 
 def test_syncing_takes_each_full_segment_once(tmp_path: Path) -> None:

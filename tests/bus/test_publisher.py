@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import uvloop
 
+from services.bus import publisher as module
 from services.bus.addresses import EXCHANGE_TOPIC, HELLO_TOPIC, MARK_TOPIC, Addresses
 from services.bus.delivery import CommitMarked, PublisherGreeted, batch_from
 from services.bus.journal import Journal, JournalLimits
@@ -16,6 +18,13 @@ from services.events.codec import decode
 from tests.support.short_directory import run_directory
 
 __all__ = ["run_directory"]
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for what is done every few seconds."""
+    monkeypatch.setattr(module, "_HELLO_AT_REST_S", 0.2)
+    monkeypatch.setattr(module, "_EXPIRE_S", 0.2)
 
 
 class Notes:
@@ -210,6 +219,34 @@ def test_a_restored_ledger_gets_an_epoch_that_was_covered_long_ago(run_directory
     uvloop.run(story())
 
 
+def test_an_accountant_that_comes_back_is_greeted_at_once(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At rest nothing is repeated that somebody would have to wait for: not for a hello, not for a record."""
+    monkeypatch.setattr(module, "_HELLO_AT_REST_S", 3600.0)
+    monkeypatch.setattr(module, "_HELLO_IN_SILENCE_S", 3600.0)
+    monkeypatch.setattr(module, "_EXPIRE_S", 3600.0)
+
+    async def story() -> None:
+        clerk, publisher = Clerk(Addresses(run_directory)), publisher_in(run_directory)
+        async with running(publisher.run):
+            async with running(clerk.run):
+                await until(lambda: publisher._is_resting)
+                greeted = len(clerk.greetings)
+                finish(publisher, 1, 3)
+                await until(lambda: clerk.numbers() == [1, 2])
+                await until(lambda: publisher._is_resting)
+                assert len(clerk.greetings) > greeted
+            clerk.close()
+            finish(publisher, 3, 5)
+            await until(lambda: not publisher.facts()["accountant_heard"])
+            restored = Clerk(Addresses(run_directory))
+            async with running(restored.run):
+                await until(lambda: restored.numbers() == [1, 2, 3, 4])
+            restored.close()
+        await publisher.close()
+
+    uvloop.run(story())
+
+
 def test_closing_waits_for_marks_but_not_for_an_accountant_that_is_away(run_directory: Path) -> None:
     """What was finished in the last moment is committed; alone, closing is quick and the journal keeps everything."""
 
@@ -271,5 +308,21 @@ def test_marks_that_are_nonsense_change_nothing(run_directory: Path) -> None:
             await until(lambda: clerk.numbers() == list(range(1, 10)))
         await publisher.close()
         clerk.close()
+
+    uvloop.run(story())
+
+
+def test_a_publisher_knows_when_it_is_listened_to(run_directory: Path) -> None:
+    """What it says from then on is heard, by each newcomer."""
+    endpoint = Addresses(run_directory).turn
+
+    async def story() -> None:
+        publisher = Publisher(bind=[endpoint], on_subscribed=lambda: publisher.send("turn.1", b'{"n": 1}'))
+        async with asyncio.timeout(10):
+            for _ in range(2):
+                subscriber = Subscriber(connect=[endpoint], topics=["turn."])
+                assert await anext(subscriber) == ("turn.1", {"n": 1})
+                subscriber.close()
+        publisher.close()
 
     uvloop.run(story())

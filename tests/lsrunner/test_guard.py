@@ -34,7 +34,7 @@ class Guarded:
         prefix = ("sudo", "-n", "-u", OTHER_USER, "--", "/usr/bin/env") if sudo else ()
         python = "/usr/bin/python3" if sudo else sys.executable
         self.process = subprocess.Popen(
-            [*prefix, python, "-I", guard, mode, str(grace_s), "/", *program],
+            [*prefix, python, "-IS", guard, mode, str(grace_s), "/", *program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -207,7 +207,7 @@ def test_killing_the_runner_ends_guard_and_program():
         "print(p.pid, p.stderr.readline().decode().split()[-1], flush=True)\n"
         "p.wait()"
     )
-    command = [sys.executable, "-I", str(GUARD), "relay", "0.3", "/", sys.executable, "-c", IGNORES_SIGTERM]
+    command = [sys.executable, "-IS", str(GUARD), "relay", "0.3", "/", sys.executable, "-c", IGNORES_SIGTERM]
     with subprocess.Popen([sys.executable, "-c", runner, *command], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         guard, program = map(int, process.stdout.readline().split())

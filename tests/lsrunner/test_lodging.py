@@ -116,7 +116,7 @@ def test_the_guard_stands_in_front():
         workspace=Path("/h/w"),
     )
     assert guarded(lodging, Path("/s/guard.py"), ["p", "x"], keeps_stdin=True) == (
-        *("/usr/bin/python3", "-I", "/s/guard.py", "relay", "5", "/h/w"),
+        *("/usr/bin/python3", "-IS", "/s/guard.py", "relay", "5", "/h/w"),
         *("p", "x"),
     )
 

@@ -78,6 +78,13 @@ def test_the_current_user_lives_at_home_through_connect(shared, tmp_path):
     assert lodging.workspace.stat().st_mode & 0o777 == 0o700
 
 
+def test_what_the_current_user_cannot_read_is_named_too(shared, tmp_path):
+    """It is looked at without a process of its own."""
+    with pytest.raises(NoLodging, match=f"cannot read {tmp_path / 'no.pem'}"):
+        uvloop.run(lodging_of(current_account(), shared, tmp_path / "workspace", tmp_path / "no.pem"))
+    assert not (tmp_path / "workspace").exists()
+
+
 @pytest.mark.root
 @needs_other_user
 def test_another_user_without_the_redirect_goes_through_connect(shared, tmp_path):

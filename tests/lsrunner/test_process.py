@@ -25,7 +25,7 @@ def python(code: str) -> Command:
 def guarded(code: str) -> Command:
     """Return the same behind the guard."""
     program = (sys.executable, "-u", "-c", code)
-    return Command(argv=(sys.executable, "-I", str(GUARD), "null", "0.3", "/", *program), environ=ENVIRONMENT)
+    return Command(argv=(sys.executable, "-IS", str(GUARD), "null", "0.3", "/", *program), environ=ENVIRONMENT)
 
 
 def with_process(code: str, story: Callable[[GuardedProcess], Coroutine[Any, Any, None]]) -> None:

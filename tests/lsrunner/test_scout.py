@@ -14,7 +14,7 @@ SCOUT = str(PROJECT / "services" / "lsrunner" / "scout.py")
 
 def said(*arguments: str) -> dict:
     """Run it; return what it says."""
-    run = subprocess.run([sys.executable, "-I", SCOUT, *arguments], capture_output=True, stdin=subprocess.DEVNULL)
+    run = subprocess.run([sys.executable, "-IS", SCOUT, *arguments], capture_output=True, stdin=subprocess.DEVNULL)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
@@ -62,5 +62,5 @@ def test_only_a_home_that_it_made_is_removed(tmp_path):
 
 def test_anything_else_is_a_mistake():
     """With the usage."""
-    run = subprocess.run([sys.executable, "-I", SCOUT, "fly"], capture_output=True)
+    run = subprocess.run([sys.executable, "-IS", SCOUT, "fly"], capture_output=True)
     assert (run.returncode, run.stderr[:6]) == (64, b"usage:")

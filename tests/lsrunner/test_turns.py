@@ -147,9 +147,12 @@ def test_a_cancelled_turn_is_given_up_or_withdrawn():
 
 
 def test_waiting_does_not_outlast_the_deadline():
-    """Those in front may take long."""
+    """Those in front may take long; while nobody waits there is nothing to wake up for."""
     subject = queue()
+    assert subject.wake_at_s is None
     subject.ask(request("a", deadline_s=5.0), READY, 0.0)
+    subject.ask(request("b", deadline_s=9.0), READY, 0.0)
+    assert subject.wake_at_s == 5.0
     assert subject.expire(4.9) == []
     [refused] = subject.expire(5.0)
     assert (refused.turn_id, refused.kind) == ("a", FailureKind.TIMEOUT)

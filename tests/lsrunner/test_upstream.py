@@ -8,9 +8,11 @@ import zlib
 from collections.abc import AsyncIterator
 
 import aiohttp
+import pytest
 import uvloop
 
 from services.lsrunner.upstream import SimulatedProvider
+from services.runtime.logs import Logs
 from services.runtime.state import StateDirectory
 from tests.support.checkout import free_ports
 from tests.support.lsrunner import SIMULATED_HOST, make_certificates, short_directory
@@ -33,6 +35,10 @@ class Client:
         headers = {"Accept-Encoding": "identity"} | headers
         return self._session.post(url, data=data, headers=headers, ssl=self._trust, server_hostname=SIMULATED_HOST)
 
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Make a connection and say nothing yet."""
+        return await asyncio.open_connection("127.0.0.1", self._port, ssl=self._trust, server_hostname=SIMULATED_HOST)
+
     async def succeeds(self) -> None:
         """Call until it answers."""
         async with asyncio.timeout(10):
@@ -51,7 +57,7 @@ async def provider() -> AsyncIterator[Client]:
         state = StateDirectory(home=home)
         state.make()
         [port] = free_ports(1)
-        subject = SimulatedProvider(port, state.simulator / "provider.pem")
+        subject = SimulatedProvider(port, state.simulator / "provider.pem", Logs("lsrunner"))
         async with asyncio.TaskGroup() as group, aiohttp.ClientSession(auto_decompress=False) as session:
             serving = group.create_task(subject.serve())
             assert subject.problem is not None
@@ -119,6 +125,40 @@ def test_errors_have_the_stream_s_type_and_google_s_form():
     uvloop.run(story())
 
 
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("noise", b"nonsense\r\n\r\n"),
+        ("cut head", b"POST /v1internal:loadCodeAssist HTTP/1.1\r\n"),
+        ("negative", b"POST /v1internal:loadCodeAssist HTTP/1.1\r\ncontent-length: -1\r\n\r\n"),
+        ("no number", b"POST /v1internal:loadCodeAssist HTTP/1.1\r\ncontent-length: many\r\n\r\n"),
+        ("too large", b"POST /v1internal:loadCodeAssist HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n"),
+        ("cut body", b"POST /v1internal:loadCodeAssist HTTP/1.1\r\ncontent-length: 9\r\n\r\n{}"),
+        (
+            "chunked",
+            b"POST /v1internal:loadCodeAssist HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        ),
+        ("long head", b"GET /" + b"x" * 100_000),
+    ],
+)
+def test_what_is_no_request_of_its_client_ends_its_connection_only(kind, sent, capsys):
+    """Without a word and without an error of ours; the next one is answered."""
+
+    async def story():
+        async with provider() as client:
+            async with asyncio.timeout(10):
+                reader, writer = await client.connect()
+                writer.write(sent)
+                if "cut" not in kind:
+                    assert await reader.read() == b""
+                writer.close()
+            async with client.post("loadCodeAssist", {}) as response:
+                assert response.status == 200
+
+    uvloop.run(story())
+    assert "simulated_provider.failed" not in capsys.readouterr().err
+
+
 def test_a_new_certificate_is_taken_while_it_serves():
     """mitm makes one at each of its starts."""
 
@@ -129,7 +169,9 @@ def test_a_new_certificate_is_taken_while_it_serves():
             make_certificates(state)
             [port] = free_ports(1)
             async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as session:
-                serving = group.create_task(SimulatedProvider(port, state.simulator / "provider.pem").serve())
+                serving = group.create_task(
+                    SimulatedProvider(port, state.simulator / "provider.pem", Logs("lsrunner")).serve()
+                )
                 for _ in range(2):
                     await Client(session, port, state).succeeds()
                     make_certificates(state)

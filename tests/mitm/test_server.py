@@ -1,5 +1,6 @@
 """Who may listen, who may connect, and what becomes of the rest."""
 
+import asyncio
 import dataclasses
 import os
 import pwd
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from services.mitm import server as module
 from services.mitm.server import Server, _lock_port, original_address
 from services.runtime.run import StartRefused
 from tests.support.checkout import free_ports
@@ -214,6 +216,22 @@ def test_a_bug_in_a_deadline_does_not_stop_the_clock(tmp_path: Path, monkeypatch
         [line] = proxy.logged("step.failed")
         assert line["error"] == "RuntimeError: a bug"
         proxy._sink.lines.remove(line)
+
+
+def test_the_clock_goes_slowly_while_no_deadline_is_near(proxy: Mitm) -> None:
+    """Connections that wait for hours cost next to nothing; a new one is looked after as soon as ever."""
+
+    def next_tick() -> float | None:
+        ticking = proxy.server._ticking
+        return None if ticking is None else (ticking.when() - asyncio.get_running_loop().time()) / module._TICK_S
+
+    host = proxy.upstream(answering(response()))
+    with proxy.client(host) as client:
+        client.send(get(host))
+        assert client.read_head() == response()
+        eventually("the clock goes slowly", lambda: (proxy.call(next_tick) or 0) > 1.5)
+        with proxy.dial():
+            eventually("the clock goes again", lambda: (proxy.call(next_tick) or 9) <= 1)
 
 
 # -- the end -------------------------------------------------------------------

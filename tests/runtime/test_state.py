@@ -1,6 +1,8 @@
 """The state directory: where it is, and whose."""
 
 import os
+import pwd
+import shutil
 import stat
 from pathlib import Path
 
@@ -75,15 +77,49 @@ def test_a_lock_is_never_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_the_trust_bundle_is_shared_only_where_that_was_arranged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else it stays in the state directory."""
+@pytest.fixture
+def arranged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `mitm-redirect.sh install` makes."""
     monkeypatch.setattr("services.runtime.state.SHARED_ROOT", tmp_path / "lib")
-    state = StateDirectory(home=tmp_path / "state")
-    assert state.trust_bundle == tmp_path / "state" / "shared" / "ca-bundle.pem"
-    import pwd
+    directory = tmp_path / "lib" / pwd.getpwuid(os.geteuid()).pw_name
+    directory.mkdir(parents=True)
+    return directory
 
-    arranged = tmp_path / "lib" / pwd.getpwuid(os.geteuid()).pw_name
-    arranged.mkdir(parents=True)
+
+def test_the_trust_bundle_is_shared_only_where_that_was_arranged(tmp_path: Path, arranged: Path) -> None:
+    """Else it stays in the state directory."""
+    state = StateDirectory(home=tmp_path / "state")
+    state.make()
     assert state.trust_bundle == arranged / "ca-bundle.pem"
+    arranged.joinpath("owner").unlink()
+    arranged.rmdir()
+    state.make()
+    assert state.trust_bundle == tmp_path / "state" / "shared" / "ca-bundle.pem"
+
+
+def test_the_shared_place_belongs_to_one_state_directory(tmp_path: Path, arranged: Path) -> None:
+    """Another one, of a test or a bench, does not replace the authority that the first one's language server trusts."""
+    first, second = StateDirectory(home=tmp_path / "first"), StateDirectory(home=tmp_path / "second")
+    assert first.shared == tmp_path / "first" / "shared"  # not before it was made
+    for state in (first, second, first):
+        state.make()
+    assert first.shared == arranged
+    assert second.shared == tmp_path / "second" / "shared"
+
+
+def test_the_shared_place_of_a_state_directory_that_has_gone_is_free(tmp_path: Path, arranged: Path) -> None:
+    """A state directory is the same one by whatever path it is reached."""
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    old, new, linked = (StateDirectory(home=tmp_path / name) for name in ("old", "new", "link"))
+    old.make()
+    shutil.rmtree(old.home)
+    new.make()
+    linked.make()
+    assert new.shared == linked.shared == arranged
+
+
+def test_a_shared_place_that_cannot_be_taken_is_named(tmp_path: Path, arranged: Path) -> None:
+    """The process ends with that line, and nothing is published where nobody looks for it."""
+    (arranged / "owner.new").mkdir()
+    with pytest.raises(StateUnusable, match=f"{arranged} cannot be taken: Is a directory"):
+        StateDirectory(home=tmp_path / "state").make()

@@ -137,7 +137,7 @@ async def hub(
         "WIREMETER_FAKE_FAULT": fault,
         **launch.environment,
     }
-    argv = (sys.executable, "-I", str(GUARD), "null", "2", str(workspace), *launch.program)
+    argv = (sys.executable, "-IS", str(GUARD), "null", "2", str(workspace), *launch.program)
     child = await GuardedProcess.start(Command(argv=argv, environ=environ), keeps_stdin=False, stdout_is_protocol=False)
     async with asyncio.TaskGroup() as group:
         group.create_task(child.attend())

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,9 @@ _FILES = (
     "README.md",
 )
 _FOLDERS = ("services", "scripts")
+# Above what services and people like to use.
+_LOWEST_PORT = 10_000
+_WORKERS_MAX = 64
 # Settings of whoever runs the tests would change what is tested.
 _FOREIGN = ("WIREMETER_", "XDG_STATE_HOME", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
 
@@ -77,7 +81,8 @@ def checkout(settings: Mapping[str, str] | None = None) -> Iterator[Checkout]:
     with tempfile.TemporaryDirectory(prefix="wm-", ignore_cleanup_errors=True) as folder:
         root = Path(folder).resolve()
         for name in _FOLDERS:
-            shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            # With what is compiled, which stays valid: PYTHONDONTWRITEBYTECODE would have each process do it anew.
+            shutil.copytree(PROJECT / name, root / name)
         for name in _FILES:
             if (PROJECT / name).exists():
                 shutil.copy2(PROJECT / name, root / name)
@@ -98,12 +103,23 @@ def stop(copy: Checkout) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """
+    Return ports of 127.0.0.1 that nobody listens on, and that nobody gets from the kernel before they are used.
+
+    Not from the range out of which it gives ports to whoever does not choose; and each worker of pytest-xdist has ports
+    of its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS_MAX
+    lowest_of_kernel = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ours = range(_LOWEST_PORT + worker, lowest_of_kernel, _WORKERS_MAX)
+    found: list[int] = []
+    for port in random.sample(ours, len(ours)):
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"no {count} free ports from {_LOWEST_PORT} to {lowest_of_kernel}")
 
 
 def own_ports() -> dict[str, str]:

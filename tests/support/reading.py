@@ -50,11 +50,11 @@ def read(
     before = reader.progress().counts
     for piece in pieces:
         changed = reader.feed(decoder.feed(piece))
-        after = reader.progress().counts
-        assert changed or before == after
-        assert reader.counts() == after
-        assert reader.response_model() == reader.progress().response_model
-        before = after
+        progress = reader.progress()
+        assert changed or before == progress.counts
+        assert reader.counts() == progress.counts
+        assert reader.response_model() == progress.response_model
+        before = progress.counts
     if complete and trailer:
         reader.read_trailer(trailer)
     return reader.end(complete=complete)

@@ -19,6 +19,7 @@ from services.events.codec import EventInvalid, read_object
 from services.events.lifecycle import OfferedModel, ServerState
 from services.events.turn import FailureKind, StopReason
 from services.lsrunner.conversations import Continue, Conversations
+from services.lsrunner.lodging import alone
 from services.lsrunner.profiles import (
     Child,
     Launch,
@@ -56,7 +57,7 @@ class SimulatedProfile:
     def launch(self) -> Launch:
         """Start the copy of the script that its user can read."""
         return Launch(
-            program=(self._python, "-I", str(self._script)),
+            program=(*alone(self._python), str(self._script)),
             # What is said must arrive at once, and in one coding.
             environment={"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
             keeps_stdin=True,
