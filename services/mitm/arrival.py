@@ -439,6 +439,8 @@ def _name_in(request: RequestHead) -> ClientName | None:
 
 
 def _is_ip_address(text: str) -> bool:
+    if ":" not in text and not text[-1:].isdigit():
+        return False  # as of nearly all names: asking `ipaddress` costs two exceptions
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -122,12 +122,12 @@ class Server:
         """`near` is the client's own address; the other end is where it wanted to go."""
         sock.setblocking(False)
         original = original_address(sock)
-        here: Address = sock.getsockname()[:2]
-        owner = self._peers.owner_of(near, original or here)
+        goal: Address = original or sock.getsockname()[:2]
+        owner = self._peers.owner_of(near, goal)
         problem = None
         if len(self._live) >= self._config.limits.connections_max:
             problem = f"{len(self._live)} connections exceed {self._config.limits.connections_max}"
-        elif (near, original or here) in self._dialer.own_connections:
+        elif (near, goal) in self._dialer.own_connections:
             problem = "the connection is our own, going in a circle"
         elif owner is None or not self._admits(owner.uid):
             problem = f"user {owner.uid if owner else 'unknown'} is not admitted"
@@ -282,8 +282,9 @@ def _count_host(counts: Counter[str], host: str) -> None:
 
 def original_address(sock: socket.socket) -> Address | None:
     """Return where a redirected client wanted to go; None for a connection that was made to us directly."""
+    here = sock.getsockname()
     try:
-        if sock.family == socket.AF_INET:
+        if len(here) == 2:  # IPv4; addresses of IPv6 have two members more
             raw = sock.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
             port, packed = struct.unpack_from("!2xH4s", raw)
             address = (socket.inet_ntop(socket.AF_INET, packed), port)
@@ -293,7 +294,7 @@ def original_address(sock: socket.socket) -> Address | None:
             address = (socket.inet_ntop(socket.AF_INET6, packed), port)
     except OSError:
         return None  # nothing tracks this connection
-    return None if address == sock.getsockname()[:2] else address
+    return None if address == here[:2] else address
 
 
 def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
