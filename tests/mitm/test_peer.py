@@ -174,6 +174,7 @@ def test_a_number_that_is_used_again_is_another_process(
     """What is remembered of the one before counts for nothing, whoever looks: the kernel says that it is root's."""
     with Held(directory, "read y", WIREMETER_RUN="gone:1") as held:
         assert directory.client_of(held.owner).label == "gone"
+    before = len(os.listdir("/proc/self/fd"))
     remembered = directory._remembered.pop(held.pid)
     assert remembered.uid() == 0 and remembered.has_gone()
     monkeypatch.setattr(peer_module._Process, "uid", lambda self: user_of_the_gone)
@@ -184,7 +185,26 @@ def test_a_number_that_is_used_again_is_another_process(
         found = own_socket(directory, near, far)
     assert (found.pid, found.cwd, found.label) == (os.getpid(), os.getcwd(), None)
     assert directory._remembered[os.getpid()] is not remembered
+    assert len(os.listdir("/proc/self/fd")) == before
     assert directory.client_of(held.owner) == Client(uid=os.getuid())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: of what has gone the kernel says that it is root's")
+def test_a_process_that_has_gone_is_forgotten(directory: PeerDirectory) -> None:
+    """With its descriptor, when it is looked at next."""
+    with Held(directory, "read y") as held:
+        assert directory.client_of(held.owner).pid == held.pid
+    assert directory.client_of(held.owner).pid is None
+    assert not directory._remembered
+
+
+def test_a_process_of_another_user_is_not_the_owners(directory: PeerDirectory) -> None:
+    """Whoever else holds the socket."""
+    with connection(socket.AF_INET, "127.0.0.1") as (_, near, far):
+        owner = directory.owner_of(near, far)
+        assert owner is not None and directory.client_of(owner).pid == os.getpid()
+        other = Owner(owner.uid + 1, owner.inode)
+        assert directory.client_of(other) == Client(uid=other.uid)
 
 
 def test_a_connection_is_found_whatever_number_it_has(directory: PeerDirectory) -> None:

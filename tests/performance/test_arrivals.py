@@ -97,3 +97,20 @@ def test_a_client_that_is_known_is_not_searched_for(directory: PeerDirectory, li
             assert owner is not None
             assert system_calls_of(lambda owner=owner: directory.client_of(owner)) == {"fstat": 1, "readlink": 3}
         assert is_as_ever(calls_of(lambda: directory.client_of(opened[0])), CLIENT_CALLS)
+
+
+def test_connections_that_stay_are_not_looked_at_for_ever(directory: PeerDirectory, listening: socket.socket) -> None:
+    """A client that keeps some and makes others for one request each."""
+    with ExitStack() as until:
+        kept = [directory.owner_of(*connect(listening, until)[1:]) for _ in range(CROWD - 1)]
+        for owner in kept:
+            assert owner is not None
+            directory.client_of(owner)
+        counts = []
+        for _ in range(2 * CROWD):
+            with ExitStack() as soon:
+                owner = directory.owner_of(*connect(listening, soon)[1:])
+                assert owner is not None
+                counts.append(system_calls_of(lambda owner=owner: directory.client_of(owner)))
+        assert counts[1] == {"fstat": 1, "readlink": CROWD + 2}
+        assert counts[-1] == {"fstat": 1, "readlink": 3}

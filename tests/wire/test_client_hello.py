@@ -321,6 +321,8 @@ def test_names_of_other_types_are_skipped():
         (message(extension(16, b"\x00\x02\x02h")), "client hello ends 1 bytes early"),
         (message(rest=b"\x00"), "client hello ends 1 bytes early"),
         (message(rest=b"\x00\x04\x0a\x0a\x00"), "client hello ends 1 bytes early"),
+        (message(rest=b"\x00\x05"), "client hello ends 5 bytes early"),
+        (message(extension(0x0A0A, b"") + b"\x0a\x0a\x00\x05"), "client hello ends 5 bytes early"),
         (message(rest=b"\x00\x00\x00"), "client hello has 1 bytes left over"),
         (b"\x01\x00\x00\x00", "client hello ends 34 bytes early"),
         (b"\x01" + vector(3, bytes(34)), "client hello ends 1 bytes early"),
