@@ -16,6 +16,7 @@ import socket
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_pton
 from typing import NamedTuple
 
 from services.events.exchange import Client
@@ -111,13 +112,13 @@ class PeerDirectory:
         return Client(uid=owner.uid, pid=pid, executable=executable, cwd=cwd, label=label, run=run)
 
     def _ask(self, netlink: socket.socket, near: Address, far: Address) -> Owner | None:
-        family = socket.AF_INET6 if ":" in near[0] else socket.AF_INET
-        near_ip, far_ip = socket.inet_pton(family, near[0]), socket.inet_pton(family, far[0])
         self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
-        header = (_REQUEST_BYTES, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0)
+        family = AF_INET6 if ":" in near[0] else AF_INET
         netlink.send(
-            _REQUEST.pack(*header, family, socket.IPPROTO_TCP, 0, _ALL_STATES)
-            + _ADDRESSES.pack(near[1], far[1], near_ip, far_ip, _NO_COOKIE)
+            _REQUEST.pack(
+                _REQUEST_BYTES, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0, family, IPPROTO_TCP, 0, _ALL_STATES
+            )
+            + _ADDRESSES.pack(near[1], far[1], inet_pton(family, near[0]), inet_pton(family, far[0]), _NO_COOKIE)
         )
         kind, answered, answer = 0, -1, b""
         while answered != sequence:  # an answer that came too late last time is passed over

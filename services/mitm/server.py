@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
+from typing import TypeAlias
 
 from services.events.lifecycle import Missing
 from services.mitm.arrival import Arrival, ConnectionPeer
@@ -43,6 +44,10 @@ _DRAIN_POLL_S = 0.05
 # Host names come from clients: what is counted for each of them is bounded.
 _COUNTED_HOSTS_MAX = 1024
 _SHOWN_HOSTS = 5
+
+
+# What `getsockname` returns: address and port, and two numbers more for IPv6.
+SocketName: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Server:
@@ -121,8 +126,9 @@ class Server:
     def _arrive(self, sock: socket.socket, near: Address) -> None:
         """`near` is the client's own address; the other end is where it wanted to go."""
         sock.setblocking(False)
-        original = original_address(sock)
-        goal: Address = original or sock.getsockname()[:2]
+        here = sock.getsockname()
+        original = original_address(sock, here)
+        goal: Address = original or here[:2]
         owner = self._peers.owner_of(near, goal)
         problem = None
         if len(self._live) >= self._config.limits.connections_max:
@@ -137,7 +143,6 @@ class Server:
             self._wiring.logs.warning("connection.refused", reason=problem)
             stream.abort()
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._counts["connections"] += 1
         self._live.add(Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self))
         self._start_ticking()
@@ -280,11 +285,14 @@ def _count_host(counts: Counter[str], host: str) -> None:
         counts[host] += 1
 
 
-def original_address(sock: socket.socket) -> Address | None:
-    """Return where a redirected client wanted to go; None for a connection that was made to us directly."""
-    here = sock.getsockname()
+def original_address(sock: socket.socket, here: SocketName) -> Address | None:
+    """
+    Return where a redirected client wanted to go; None for a connection that was made to us directly.
+
+    `here` is the socket's own name.
+    """
     try:
-        if len(here) == 2:  # IPv4; addresses of IPv6 have two members more
+        if len(here) == 2:
             raw = sock.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
             port, packed = struct.unpack_from("!2xH4s", raw)
             address = (socket.inet_ntop(socket.AF_INET, packed), port)
@@ -302,6 +310,7 @@ def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> 
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the sockets that it accepts inherit that
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))
