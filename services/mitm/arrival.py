@@ -8,7 +8,6 @@ through unopened to where the client wanted to go. What is neither TLS nor CONNE
 import base64
 import binascii
 import ipaddress
-from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,12 +71,7 @@ class ConnectionPeer:
     def client(self) -> Client:
         """Describe the client: credentials that it sent name it, else what it was started with."""
         if self._client is None:
-            found = self._directory.client_of(self._owner) if self._owner else Client()
-            if self.name is None and found.pid is not None:
-                self.name = self._directory.name_of(found.pid)
-            if self.name is not None:
-                found = replace(found, label=self.name.label, run=self.name.run)
-            self._client = found
+            self._client = self._directory.client_of(self._owner, self.name) if self._owner else Client()
         return self._client
 
 
@@ -451,6 +445,8 @@ def _name_in(request: RequestHead) -> ClientName | None:
 
 
 def _is_ip_address(text: str) -> bool:
+    if ":" not in text and not text[-1:].isdigit():
+        return False  # as of nearly all names: asking `ipaddress` costs two exceptions
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -4,8 +4,10 @@ Who made a connection: user, process and program of the peer, asked of the kerne
 The user comes from `NETLINK_SOCK_DIAG` (sock_diag(7)) by the connection's two addresses, as the client's own socket has
 them: for a redirected connection the far one is the original destination. Where that is missing, `/proc/net/tcp` and
 `tcp6` say the same, slower. The process is whoever holds the socket's inode in `/proc/<pid>/fd`, which only root and
-the same user may look at; the search is bounded and begins with the processes that were found before. A process that
-`wiremeter run` started says so in its environment, of which nothing else is kept.
+the same user may look at; the search is bounded and begins with the processes that were found before. Those are known
+by descriptors of their directories: what is read through one is never a later process's of the same number. What a
+process may change without our noticing is read for each connection. A process that `wiremeter run` started says so in
+its environment, of which nothing else is kept.
 """
 
 import ipaddress
@@ -14,7 +16,8 @@ import socket
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_pton
+from typing import NamedTuple
 
 from services.events.exchange import Client
 from services.runtime.environment import NAME_VARIABLE, ClientName, client_name
@@ -23,27 +26,32 @@ _NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
 _NLM_F_REQUEST = 1
 _NO_COOKIE = b"\xff" * 8
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-_REQUEST = struct.Struct("=BBBxI")  # struct inet_diag_req_v2, before the addresses
-_ADDRESSES = struct.Struct("!HH16s16s4x")  # struct inet_diag_sockid: ports, addresses padded with zeros, interface
-_ANSWER_TAIL = struct.Struct("=IIIII")  # struct inet_diag_msg, after the addresses: expires, queues, uid, inode
-_ANSWER_TAIL_AT = _HEADER.size + 4 + 48
-_ANSWER_WAIT_S = 0.5
+_REQUEST = struct.Struct("=IHHIIBBBxI")  # struct nlmsghdr; struct inet_diag_req_v2, before the addresses
+# struct inet_diag_sockid: ports, addresses padded with zeros, interface, cookie
+_ADDRESSES = struct.Struct("!HH16s16s4x8s")
+_REQUEST_BYTES = _REQUEST.size + _ADDRESSES.size
+_ANSWER = struct.Struct("=4xH2xI4x")  # struct nlmsghdr: type, sequence
+_ANSWER_OWNER = struct.Struct("=12xII")  # struct inet_diag_msg, after the addresses: expires, queues, uid, inode
+_ANSWER_OWNER_AT = _ANSWER.size + 4 + _ADDRESSES.size
+_ANSWER_BYTES_MAX = 8192
+_ANSWER_WAIT = struct.pack("@ll", 0, 500_000)  # struct timeval: half a second
 _ALL_STATES = 0xFFF
-# Processes remembered as likely holders of the next connection, per process of ours.
+# Processes remembered as likely holders of the next connection, per process of ours: a descriptor for each.
 _REMEMBERED_MAX = 64
 # Descriptors looked at in one search: a machine with very many processes must not stop the traffic.
 _SEARCH_LINKS_MAX = 20_000
+# Descriptors looked at before a process's others, because its connections had them lately.
+_LATELY_MAX = 8
+# One that is passed over as often while others are used again has become something else.
+_PASSED_OVER_MAX = 8
 # The kernel's own limit for arguments and environment together, execve(2), on machines with the usual stack limit.
 _ENVIRONMENT_BYTES_MAX = 2 * 1024 * 1024
 _NAME_VARIABLE = f"{NAME_VARIABLE}=".encode()
 
 Address = tuple[str, int]
-_ProcessId = tuple[int, int, int, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """A socket's owner by the kernel's word."""
 
     uid: int
@@ -51,23 +59,25 @@ class Owner:
 
 
 class PeerDirectory:
-    """Asks the kernel; keeps one netlink socket open."""
+    """Asks the kernel; keeps one netlink socket open, and the directories of the processes that it remembers."""
 
     def __init__(self) -> None:
         self._netlink: socket.socket | None = None
-        self._remembered: OrderedDict[int, None] = OrderedDict()
+        self._remembered: OrderedDict[int, _Process] = OrderedDict()
         self._sequence = 0
-        self._names: OrderedDict[_ProcessId, ClientName | None] = OrderedDict()
         try:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-            self._netlink.settimeout(_ANSWER_WAIT_S)
+            # Not settimeout: with that Python asks the kernel twice.
+            self._netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_WAIT)
         except OSError:
             pass  # /proc/net/tcp will do
 
     def close(self) -> None:
-        """Close the netlink socket."""
+        """Close the netlink socket and forget all processes."""
         if self._netlink is not None:
             self._netlink.close()
+        for pid in tuple(self._remembered):
+            self._forget(pid)
 
     def owner_of(self, near: Address, far: Address) -> Owner | None:
         """Return who owns the TCP socket with the addresses `near` (its own) and `far`; None if nobody can be found."""
@@ -78,79 +88,70 @@ class PeerDirectory:
                 pass
         return _read_proc_net(near, far)
 
-    def client_of(self, owner: Owner) -> Client:
-        """Describe the process that holds a socket, as far as we may see it."""
-        pid = self._holder_of(owner)
-        if pid is None:
-            return Client(uid=owner.uid)
-        self._remembered[pid] = None
-        self._remembered.move_to_end(pid)
-        if len(self._remembered) > _REMEMBERED_MAX:
-            self._remembered.popitem(last=False)
-        return Client(
-            uid=owner.uid,
-            pid=pid,
-            # An update that replaced the program behind its running process adds that word, proc(5).
-            executable=os.path.basename(_link(f"/proc/{pid}/exe") or "").removesuffix(" (deleted)") or None,
-            cwd=_link(f"/proc/{pid}/cwd"),
-        )
-
-    def name_of(self, pid: int) -> ClientName | None:
+    def client_of(self, owner: Owner, name: ClientName | None = None) -> Client:
         """
-        Return the name that a process was started with by `wiremeter run`, itself or an ancestor.
+        Describe the process that holds a socket, as far as we may see it.
 
-        A process keeps its environment until it becomes another program, so that one look is enough for both.
+        Args:
+            owner: Whose socket it is.
+            name: What the client has said that it is; otherwise it is called what it, or an ancestor, was started with
+                by `wiremeter run`.
         """
-        identity = _identity_of(pid)
-        if identity is None:
-            return None
-        if identity not in self._names:
-            self._names[identity] = self._read_name(pid)
-            if len(self._names) > _REMEMBERED_MAX:
-                self._names.popitem(last=False)
-        return self._names[identity]
-
-    def _read_name(self, pid: int) -> ClientName | None:
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as variables:
-                found = variables.read(_ENVIRONMENT_BYTES_MAX).split(b"\0")
-        except OSError:
-            return None
-        value = next((each for each in found if each.startswith(_NAME_VARIABLE)), None)
-        return None if value is None else client_name(value[len(_NAME_VARIABLE) :].decode("utf-8", "replace"))
+        process = self._holder_of(owner)
+        pid = executable = cwd = None
+        if process is not None:
+            pid = process.pid
+            program = process.link(b"exe")
+            if program is not None:
+                # An update that replaced the program behind its running process adds that word, proc(5).
+                executable = _text(program.rpartition(b"/")[2]).removesuffix(" (deleted)") or None
+                name = name or process.name_as(program)
+            folder = process.link(b"cwd")
+            cwd = None if folder is None else _text(folder)
+        label, run = (name.label, name.run) if name else (None, None)
+        return Client(uid=owner.uid, pid=pid, executable=executable, cwd=cwd, label=label, run=run)
 
     def _ask(self, netlink: socket.socket, near: Address, far: Address) -> Owner | None:
-        family = socket.AF_INET6 if ":" in near[0] else socket.AF_INET
-        near_ip, far_ip = socket.inet_pton(family, near[0]), socket.inet_pton(family, far[0])
-        body = (
-            _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES)
-            + _ADDRESSES.pack(near[1], far[1], near_ip, far_ip)
-            + _NO_COOKIE
+        self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
+        family = AF_INET6 if ":" in near[0] else AF_INET
+        netlink.send(
+            _REQUEST.pack(
+                _REQUEST_BYTES, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0, family, IPPROTO_TCP, 0, _ALL_STATES
+            )
+            + _ADDRESSES.pack(near[1], far[1], inet_pton(family, near[0]), inet_pton(family, far[0]), _NO_COOKIE)
         )
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        size = _HEADER.size + len(body)
-        netlink.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0) + body)
-        kind, sequence, answer = 0, -1, b""
-        while sequence != self._sequence:  # an answer that came too late last time is passed over
-            answer = netlink.recv(8192)
-            _, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+        kind, answered, answer = 0, -1, b""
+        while answered != sequence:  # an answer that came too late last time is passed over
+            answer = netlink.recv(_ANSWER_BYTES_MAX)
+            kind, answered = _ANSWER.unpack_from(answer)
         if kind != _SOCK_DIAG_BY_FAMILY:
             return None  # NLMSG_ERROR: no such socket
-        *_, uid, inode = _ANSWER_TAIL.unpack_from(answer, _ANSWER_TAIL_AT)
-        return Owner(uid, inode)
+        return Owner(*_ANSWER_OWNER.unpack_from(answer, _ANSWER_OWNER_AT))
 
-    def _holder_of(self, owner: Owner) -> int | None:
-        wanted = f"socket:[{owner.inode}]"
-        seen = 0
-        for pid in self._likely_pids(owner.uid):
+    # -- the process -------------------------------------------------------
+
+    def _holder_of(self, owner: Owner) -> "_Process | None":
+        wanted = b"socket:[%d]" % owner.inode
+        for process in tuple(reversed(self._remembered.values())):
             try:
-                names = os.listdir(f"/proc/{pid}/fd")
+                if process.uid() == owner.uid and process.holds_again(wanted):
+                    self._remembered.move_to_end(process.pid)
+                    return process
+            except ProcessLookupError:
+                self._forget(process.pid)
+        return self._search(owner.uid, wanted)
+
+    def _search(self, uid: int, wanted: bytes) -> "_Process | None":
+        seen = 0
+        for pid in self._likely_pids(uid):
+            try:
+                numbers = os.listdir(b"/proc/%d/fd" % pid)
             except OSError:
                 continue
-            for name in reversed(names):  # a new socket has a high number
+            for number in reversed(numbers):  # a new socket has a high number
                 seen += 1
-                if _link(f"/proc/{pid}/fd/{name}") == wanted:
-                    return pid
+                if _link(b"/proc/%d/fd/%b" % (pid, number)) == wanted:
+                    return self._remember(pid, number, wanted)
             if seen > _SEARCH_LINKS_MAX:
                 return None
         return None
@@ -162,14 +163,119 @@ class PeerDirectory:
         # New processes have high numbers, and new connections are mostly theirs.
         yield from (pid for pid in sorted(others, reverse=True) if pid not in remembered and _uid_of(pid) == uid)
 
+    def _remember(self, pid: int, number: bytes, wanted: bytes) -> "_Process | None":
+        """Open the directory of a process that was just seen with a socket; None when it has it no longer."""
+        process = self._remembered.get(pid)
+        try:
+            if process is None or process.has_gone():
+                self._forget(pid)
+                process = self._remembered[pid] = _Process(pid)
+                if len(self._remembered) > _REMEMBERED_MAX:
+                    self._forget(next(iter(self._remembered)))
+            if not process.holds(number, wanted):
+                return None
+        except OSError:
+            return None
+        process.note(number)
+        self._remembered.move_to_end(pid)
+        return process
 
-def _identity_of(pid: int) -> _ProcessId | None:
-    """Tell a process from a later one of its number (its directory is another one then), and from what it becomes."""
-    try:
-        seen = os.stat(f"/proc/{pid}")
-    except OSError:
-        return None
-    return pid, seen.st_ino, seen.st_ctime_ns, _link(f"/proc/{pid}/exe")
+    def _forget(self, pid: int) -> None:
+        process = self._remembered.pop(pid, None)
+        if process is not None:
+            process.close()
+
+
+class _Process:
+    """
+    A process, by a descriptor of its directory in /proc.
+
+    Once it has gone, whatever has its number then, reading through that raises ProcessLookupError.
+    """
+
+    __slots__ = ("_directory", "_lately", "_name", "_named_as", "pid")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._directory = os.open(b"/proc/%d" % pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Descriptors of connections, and how often each was passed over since. The latest is last: a client that keeps
+        # several connections ends the one next that it began first.
+        self._lately: dict[bytes, int] = {}
+        self._name: ClientName | None = None
+        self._named_as: bytes | None = None
+
+    def close(self) -> None:
+        os.close(self._directory)
+
+    def uid(self) -> int:
+        """Return its user; of one that has gone that is root."""
+        return os.fstat(self._directory).st_uid
+
+    def has_gone(self) -> bool:
+        try:
+            os.readlink(b"cwd", dir_fd=self._directory)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def holds(self, number: bytes, wanted: bytes) -> bool:
+        """Say whether a descriptor is the wanted socket."""
+        try:
+            return os.readlink(b"fd/" + number, dir_fd=self._directory) == wanted
+        except ProcessLookupError:
+            raise
+        except OSError:
+            return False
+
+    def holds_again(self, wanted: bytes) -> bool:
+        """Say whether a descriptor that was a connection lately is the wanted socket: numbers are used again."""
+        lately = self._lately
+        passed_over: list[bytes] = []
+        for number in lately:
+            if self.holds(number, wanted):
+                for other in passed_over:
+                    lately[other] += 1
+                    if lately[other] == _PASSED_OVER_MAX:
+                        del lately[other]
+                self.note(number)
+                return True
+            passed_over.append(number)
+        return False
+
+    def note(self, number: bytes) -> None:
+        """Remember a descriptor as a connection's."""
+        self._lately.pop(number, None)
+        self._lately[number] = 0
+        if len(self._lately) > _LATELY_MAX:
+            del self._lately[next(iter(self._lately))]
+
+    def link(self, name: bytes) -> bytes | None:
+        try:
+            return os.readlink(name, dir_fd=self._directory)
+        except OSError:
+            return None
+
+    def name_as(self, program: bytes) -> ClientName | None:
+        """
+        Return the name that the process was started with by `wiremeter run`, itself or an ancestor.
+
+        It keeps its environment until it becomes another program than `program`, so that one look is enough for both.
+        """
+        if program != self._named_as:
+            self._name, self._named_as = self._read_name(), program
+        return self._name
+
+    def _read_name(self) -> ClientName | None:
+        try:
+            descriptor = os.open(b"environ", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+            with open(descriptor, "rb") as variables:
+                found = variables.read(_ENVIRONMENT_BYTES_MAX).split(b"\0")
+        except OSError:
+            return None
+        value = next((each for each in found if each.startswith(_NAME_VARIABLE)), None)
+        return None if value is None else client_name(_text(value[len(_NAME_VARIABLE) :]))
 
 
 def _uid_of(pid: int) -> int | None:
@@ -179,12 +285,16 @@ def _uid_of(pid: int) -> int | None:
         return None
 
 
-def _link(path: str) -> str | None:
+def _link(path: bytes) -> bytes | None:
     try:
-        # A name need not be UTF-8, and records must be.
-        return os.readlink(os.fsencode(path)).decode("utf-8", "replace")
+        return os.readlink(path)
     except OSError:
         return None
+
+
+def _text(name: bytes) -> str:
+    """A name need not be UTF-8, and records must be."""
+    return name.decode("utf-8", "replace")
 
 
 def _read_proc_net(near: Address, far: Address) -> Owner | None:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from services.events.lifecycle import Missing
 from services.mitm.arrival import Arrival, ConnectionPeer
@@ -48,6 +48,10 @@ _DRAIN_POLL_S = 0.05
 # Host names come from clients: what is counted for each of them is bounded.
 _COUNTED_HOSTS_MAX = 1024
 _SHOWN_HOSTS = 5
+
+
+# What `getsockname` returns: address and port, and two numbers more for IPv6.
+SocketName: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Server:
@@ -126,13 +130,14 @@ class Server:
     def _arrive(self, sock: socket.socket, near: Address) -> None:
         """`near` is the client's own address; the other end is where it wanted to go."""
         sock.setblocking(False)
-        original = original_address(sock)
-        here: Address = sock.getsockname()[:2]
-        owner = self._peers.owner_of(near, original or here)
+        here = sock.getsockname()
+        original = original_address(sock, here)
+        goal: Address = original or here[:2]
+        owner = self._peers.owner_of(near, goal)
         problem = None
         if len(self._live) >= self._config.limits.connections_max:
             problem = f"{len(self._live)} connections exceed {self._config.limits.connections_max}"
-        elif (near, original or here) in self._dialer.own_connections:
+        elif (near, goal) in self._dialer.own_connections:
             problem = "the connection is our own, going in a circle"
         elif owner is None or not self._admits(owner.uid):
             problem = f"user {owner.uid if owner else 'unknown'} is not admitted"
@@ -142,7 +147,6 @@ class Server:
             self._wiring.logs.warning("connection.refused", reason=problem)
             stream.abort()
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._counts["connections"] += 1
         self._live.add(Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self))
         self._start_ticking()
@@ -291,10 +295,14 @@ def _count_host(counts: Counter[str], host: str) -> None:
         counts[host] += 1
 
 
-def original_address(sock: socket.socket) -> Address | None:
-    """Return where a redirected client wanted to go; None for a connection that was made to us directly."""
+def original_address(sock: socket.socket, here: SocketName) -> Address | None:
+    """
+    Return where a redirected client wanted to go; None for a connection that was made to us directly.
+
+    `here` is the socket's own name.
+    """
     try:
-        if sock.family == socket.AF_INET:
+        if len(here) == 2:
             raw = sock.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
             port, packed = struct.unpack_from("!2xH4s", raw)
             address = (socket.inet_ntop(socket.AF_INET, packed), port)
@@ -304,7 +312,7 @@ def original_address(sock: socket.socket) -> Address | None:
             address = (socket.inet_ntop(socket.AF_INET6, packed), port)
     except OSError:
         return None  # nothing tracks this connection
-    return None if address == sock.getsockname()[:2] else address
+    return None if address == here[:2] else address
 
 
 def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
@@ -312,6 +320,7 @@ def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> 
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the sockets that it accepts inherit that
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))

@@ -109,10 +109,10 @@ class Stream:
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
         )
         # What an SSLObject wraps is called directly: its methods only pass the call on, and this one is made for every
-        # piece of every stream. With a buffer, read fills it and returns a number.
+        # piece of every stream. With a buffer, read fills it and returns a number. Types in quotes: they are not made.
         inner = getattr(self._tls, "_sslobj", self._tls)
-        self._read = cast(Callable[[int, memoryview], int], inner.read)
-        self._write = cast(Callable[[memoryview | bytes], int], inner.write)
+        self._read = cast("Callable[[int, memoryview], int]", inner.read)
+        self._write = cast("Callable[[memoryview | bytes], int]", inner.write)
 
     def feed_tls(self, data: bytes) -> None:
         """Give bytes to the TLS layer that were read before it was there."""

@@ -8,6 +8,7 @@ or bytes left over, is refused: the TLS library behind us must see the same name
 """
 
 import re
+import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -20,6 +21,9 @@ _RECORD_START = bytes((HANDSHAKE_RECORD, 3))  # the major version of all of TLS
 _RECORD_HEADER = 5
 _RECORD_BYTES_MAX = 2**14
 _CLIENT_HELLO = 1  # RFC 8446 §4
+_MESSAGE_HEADER = 4
+_VERSION_AND_RANDOM = 2 + 32  # RFC 8446 §4.1.2
+_EXTENSION = struct.Struct("!HH")  # RFC 8446 §4.2, before its body
 _SERVER_NAME = 0  # RFC 6066 §1.1
 _ALPN = 16  # RFC 7301 §3.1
 _HOST_NAME = 0  # RFC 6066 §3
@@ -50,12 +54,13 @@ class ClientHello:
 class ClientHelloReader:
     """Collects TLS records until the ClientHello is whole."""
 
-    __slots__ = ("_consumed", "_message", "_received")
+    __slots__ = ("_awaited", "_consumed", "_message", "_received")
 
     def __init__(self) -> None:
         self._received = bytearray()
         self._consumed = 0
         self._message = bytearray()
+        self._awaited = _MESSAGE_HEADER  # then what that says
 
     def feed(self, data: bytes | memoryview) -> ClientHello | None:
         """
@@ -69,114 +74,99 @@ class ClientHelloReader:
         """
         self._received += data
         message = self._message
-        while not _is_whole(message):
+        while len(message) < self._awaited:
             record = self._next_record()
             if record is None:
                 break
             message += record
+            if len(message) >= _MESSAGE_HEADER:
+                self._awaited = _MESSAGE_HEADER + int.from_bytes(message[1:_MESSAGE_HEADER])
         self._check_message()
-        if not _is_whole(message):
+        if len(message) < self._awaited:
             return None
-        return _parsed(bytes(message[4 : 4 + _length_of(message)]))
+        return _parsed(bytes(message[_MESSAGE_HEADER : self._awaited]))
 
     def _next_record(self) -> bytearray | None:
-        header = self._received[self._consumed : self._consumed + _RECORD_HEADER]
-        if not _RECORD_START.startswith(header[:2]):
-            raise ClientHelloInvalid(f"record starts with {header[:2].hex(' ')}, not with a TLS handshake")
-        if len(header) < _RECORD_HEADER:
+        received, at = self._received, self._consumed
+        if not received.startswith(_RECORD_START, at):
+            start = received[at : at + 2]
+            if _RECORD_START.startswith(start):
+                return None
+            raise ClientHelloInvalid(f"record starts with {start.hex(' ')}, not with a TLS handshake")
+        at += _RECORD_HEADER
+        if len(received) < at:
             return None
-        length = int.from_bytes(header[3:5])
+        length = received[at - 2] << 8 | received[at - 1]
         if not 0 < length <= _RECORD_BYTES_MAX:
             raise ClientHelloInvalid(f"record of {length} bytes; 1 to {_RECORD_BYTES_MAX} are allowed")
-        start = self._consumed + _RECORD_HEADER
-        if len(self._received) < start + length:
+        end = at + length
+        if len(received) < end:
             return None
-        self._consumed = start + length
-        return self._received[start : self._consumed]
+        self._consumed = end
+        return received[at:end]
 
     def _check_message(self) -> None:
         message = self._message
         if message and message[0] != _CLIENT_HELLO:
             raise ClientHelloInvalid(f"handshake message is of type {message[0]}, not {_CLIENT_HELLO}")
-        size = self._consumed if _is_whole(message) else max(len(self._received), _length_of(message))
+        is_whole = len(message) >= self._awaited
+        size = self._consumed if is_whole else max(len(self._received), self._awaited - _MESSAGE_HEADER)
         if size > CLIENT_HELLO_BYTES_MAX:
             raise ClientHelloInvalid(f"client hello of {size} bytes or more exceeds {CLIENT_HELLO_BYTES_MAX}")
 
 
-def _length_of(message: bytearray) -> int:
-    """Return the length that a handshake message says to have, 0 before it has said so."""
-    return int.from_bytes(message[1:4]) if len(message) >= 4 else 0
-
-
-def _is_whole(message: bytearray) -> bool:
-    return len(message) >= 4 and len(message) >= 4 + _length_of(message)
-
-
-class _Fields:
-    """Walks through length-prefixed fields; to end early or late is a mistake of the peer's."""
-
-    __slots__ = ("_at", "_data")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def more(self) -> bool:
-        return self._at < len(self._data)
-
-    def take(self, size: int) -> bytes:
-        taken = self._data[self._at : self._at + size]
-        if len(taken) < size:
-            raise ClientHelloInvalid(f"client hello ends {size - len(taken)} bytes early")
-        self._at += size
-        return taken
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size))
-
-    def vector(self, size_of_length: int) -> bytes:
-        return self.take(self.number(size_of_length))
-
-    def last_vector(self, size_of_length: int) -> "_Fields":
-        """Go into the vector that fills the rest."""
-        vector = _Fields(self.vector(size_of_length))
-        if self.more():
-            raise ClientHelloInvalid(f"client hello has {len(self._data) - self._at} bytes left over")
-        return vector
+# A hello has some twenty fields and every connection one hello: positions are counted up, and nothing is made for a
+# field that nobody asks for.
 
 
 def _parsed(message: bytes) -> ClientHello:
-    fields = _Fields(message)
-    fields.take(2 + 32)  # legacy_version, random
-    fields.vector(1)  # legacy_session_id
-    fields.vector(2)  # cipher_suites
-    fields.vector(1)  # legacy_compression_methods
+    at, size = _VERSION_AND_RANDOM, len(message)
+    if at > size:
+        raise _misfit(at, at, size)
+    for size_of_length in (1, 2, 1):  # legacy_session_id, cipher_suites, legacy_compression_methods
+        start = at + size_of_length
+        at = start + int.from_bytes(message[at:start])
+        if at > size:
+            raise _misfit(start, at, size)
     # A hello of TLS 1.2 may end here, without extensions.
-    extensions = _extensions(fields.last_vector(2)) if fields.more() else {}
+    extensions = _extensions(message, _last_vector(message, at)) if at < size else {}
     return ClientHello(
         server_name=_server_name(extensions[_SERVER_NAME]) if _SERVER_NAME in extensions else None,
         protocols=_protocol_names(extensions[_ALPN]) if _ALPN in extensions else (),
     )
 
 
-def _extensions(fields: _Fields) -> dict[int, bytes]:
+def _extensions(message: bytes, at: int) -> dict[int, bytes]:
+    """Return what is in each extension; they fill the message from `at`."""
     found: dict[int, bytes] = {}
-    while fields.more():
-        kind, body = fields.number(2), fields.vector(2)
-        if kind in found:
-            raise ClientHelloInvalid(f"extension {kind} is there twice")  # RFC 8446 §4.2
-        found[kind] = body
+    size, header_at = len(message), _EXTENSION.unpack_from
+    try:
+        while at < size:
+            kind, length = header_at(message, at)
+            start = at + 4
+            at = start + length
+            if kind in found and at <= size:
+                raise ClientHelloInvalid(f"extension {kind} is there twice")  # RFC 8446 §4.2
+            found[kind] = message[start:at]
+    except struct.error:
+        raise _misfit(at + 2 if at + 2 > size else at + 4, at, size) from None
+    if at > size:
+        raise _misfit(at, at, size)
     return found
 
 
 def _server_name(body: bytes) -> str | None:
-    names = _Fields(body).last_vector(2)
+    at, size = _last_vector(body, 0), len(body)
     found: dict[int, bytes] = {}
-    while names.more():
-        kind, name = names.number(1), names.vector(2)
+    while at < size:
+        kind = body[at]
+        start = at + 3
+        at = start + int.from_bytes(body[at + 1 : start])
+        if at > size:
+            raise _misfit(start, at, size)
         if kind in found:
             raise ClientHelloInvalid(f"server name of type {kind} is there twice")  # RFC 6066 §3
-        found[kind] = name
+        found[kind] = body[start:at]
     if not found:
         raise ClientHelloInvalid("list of server names is empty")
     return _checked_host_name(found[_HOST_NAME]) if _HOST_NAME in found else None
@@ -184,9 +174,13 @@ def _server_name(body: bytes) -> str | None:
 
 def _checked_host_name(name: bytes) -> str | None:
     text = name.decode("latin-1").lower().removesuffix(".")
+    is_name = _NAME.fullmatch(text)
+    # Of what has a name's letters only an IPv4 address is an address, which ends in a digit; hardly a name does.
+    if is_name and not text[-1].isdigit():
+        return text
     if _is_address(text):
         return None
-    if not _NAME.fullmatch(text):
+    if not is_name:
         raise ClientHelloInvalid(f"server name {text[:80]!r} is no host name")
     return text
 
@@ -200,10 +194,30 @@ def _is_address(text: str) -> bool:
 
 
 def _protocol_names(body: bytes) -> tuple[str, ...]:
-    names = _Fields(body).last_vector(2)
+    at, size = _last_vector(body, 0), len(body)
     found = []
-    while names.more():
-        found.append(names.vector(1).decode("latin-1"))
+    while at < size:
+        start = at + 1
+        at = start + body[at]
+        found.append(body[start:at].decode("latin-1"))
+    if at > size:
+        raise _misfit(at, at, size)
     if not found or not all(found):
         raise ClientHelloInvalid("list of protocols is empty or holds an empty name")  # RFC 7301 §3.1
     return tuple(found)
+
+
+def _last_vector(data: bytes, at: int) -> int:
+    """Return where the vector begins whose length, of two bytes, stands at `at`, and which fills the rest."""
+    start = at + 2
+    end = start + int.from_bytes(data[at:start])
+    if end != len(data):
+        raise _misfit(start, end, len(data))
+    return start
+
+
+def _misfit(start: int, end: int, size: int) -> ClientHelloInvalid:
+    """Say how a vector from `start` to `end` does not fit into `size` bytes: to end early or late is a mistake."""
+    if start > size or end > size:
+        return ClientHelloInvalid(f"client hello ends {(start if start > size else end) - size} bytes early")
+    return ClientHelloInvalid(f"client hello has {size - end} bytes left over")

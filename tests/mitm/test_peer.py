@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import services.mitm.peer as peer_module
+from services.events.exchange import Client
 from services.mitm.peer import Address, Owner, PeerDirectory
 from services.runtime.environment import ClientName
 
@@ -70,45 +71,149 @@ def test_a_process_is_found_by_its_socket(directory: PeerDirectory) -> None:
     assert client.executable == os.path.basename(os.readlink("/proc/self/exe"))
 
 
+class Held:
+    """A connection that a process of its own holds, and nobody else."""
+
+    def __init__(self, directory: PeerDirectory, script: str, **variables: str) -> None:
+        with connection(socket.AF_INET, "127.0.0.1") as (client, near, far):
+            owner = directory.owner_of(near, far)
+            assert owner is not None
+            self.owner = owner
+            self._process = subprocess.Popen(
+                ["sh", "-c", f"echo x; {script}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | variables,
+                pass_fds=[client.fileno()],
+            )
+            self.pid = self._process.pid
+            assert self.hear() == "x"  # it runs
+
+    def hear(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().rstrip()
+
+    def tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=10)
+
+
+def own_socket(directory: PeerDirectory, near: Address, far: Address) -> Client:
+    owner = directory.owner_of(near, far)
+    assert owner is not None
+    return directory.client_of(owner)
+
+
 def test_a_process_is_named_by_what_it_was_started_with(directory: PeerDirectory) -> None:
-    """Itself or by an ancestor; nothing else of its environment is looked at."""
+    """Itself or by an ancestor, unless it has said its name; nothing else of its environment is looked at."""
     secret = {"ANTHROPIC_API_KEY": "WIREMETER_RUN=no:NO"}
     for variables, expected in (
-        ({"WIREMETER_RUN": "mine:01K"}, ClientName("mine", "01K")),
-        ({"WIREMETER_RUN": "caf\u00e9:01K"}, ClientName("caf\u00e9", "01K")),
-        ({"WIREMETER_RUN": ""}, None),
-        (secret, None),
+        ({"WIREMETER_RUN": "mine:01K"}, ("mine", "01K")),
+        ({"WIREMETER_RUN": "caf\u00e9:01K"}, ("caf\u00e9", "01K")),
+        ({"WIREMETER_RUN": ""}, (None, None)),
+        (secret, (None, None)),
     ):
-        process = subprocess.Popen(
-            ["sh", "-c", "echo x; read y"], stdin=-1, stdout=-1, text=True, env=secret | variables
-        )
-        try:
-            assert process.stdout is not None and process.stdout.readline() == "x\n"  # it runs
-            assert directory.name_of(process.pid) == expected
-        finally:
-            process.communicate(timeout=10)
-    assert directory.name_of(process.pid) is None  # it has gone
+        with Held(directory, "read y", **(secret | variables)) as held:
+            client = directory.client_of(held.owner)
+            assert (client.pid, client.label, client.run) == (held.pid, *expected)
+            client = directory.client_of(held.owner, ClientName("said"))
+            assert (client.pid, client.label, client.run) == (held.pid, "said", None)
+        client = directory.client_of(held.owner, ClientName("said"))
+        assert client == Client(uid=os.getuid(), label="said")  # it has gone
 
 
 def test_a_process_that_becomes_another_program_is_looked_at_again(directory: PeerDirectory) -> None:
     """It may have another environment then; until then one look is enough."""
-    process = subprocess.Popen(
-        ["sh", "-c", "echo x; read y; WIREMETER_RUN=second:2 exec cat"],
-        stdin=-1,
-        stdout=-1,
-        text=True,
-        env=os.environ | {"WIREMETER_RUN": "first:1"},
-    )
-    try:
-        assert process.stdin is not None and process.stdout is not None and process.stdout.readline() == "x\n"
+    with Held(directory, "read y; WIREMETER_RUN=second:2 exec cat", WIREMETER_RUN="first:1") as held:
         for _ in range(2):
-            assert directory.name_of(process.pid) == ClientName("first", "1")
-        process.stdin.write("go on\nhere\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "here\n"  # cat runs
-        assert directory.name_of(process.pid) == ClientName("second", "2")
-    finally:
+            client = directory.client_of(held.owner)
+            assert (client.label, client.run) == ("first", "1")
+        held.tell("go on")
+        held.tell("here")
+        assert held.hear() == "here"  # cat runs
+        client = directory.client_of(held.owner)
+        assert (client.pid, client.executable) == (held.pid, os.path.basename(os.path.realpath("/bin/cat")))
+        assert (client.label, client.run) == ("second", "2")
+
+
+def test_a_process_that_changes_its_directory_is_where_it_is(directory: PeerDirectory) -> None:
+    """A connection's record says where its client was when it was asked."""
+    with Held(directory, "read y; cd /; echo there; read y") as held:
+        assert directory.client_of(held.owner).cwd == os.getcwd()
+        held.tell("go")
+        assert held.hear() == "there"
+        assert directory.client_of(held.owner).cwd == "/"
+
+
+def test_a_socket_that_is_passed_on_is_its_new_holders(directory: PeerDirectory) -> None:
+    """Though the one before is alive and remembered for it."""
+    with connection(socket.AF_INET, "127.0.0.1") as (client, near, far):
+        owner = directory.owner_of(near, far)
+        assert owner is not None and directory.client_of(owner).pid == os.getpid()
+        command = ["sh", "-c", "echo x; read y"]
+        process = subprocess.Popen(command, stdin=-1, stdout=-1, text=True, pass_fds=[client.fileno()])
+        assert process.stdout is not None and process.stdout.readline() == "x\n"
+        client.close()
+        assert directory.client_of(owner).pid == process.pid
         process.communicate(timeout=10)
+        assert directory.client_of(owner) == Client(uid=os.getuid())
+
+
+@pytest.mark.parametrize("user_of_the_gone", [0, -1])
+def test_a_number_that_is_used_again_is_another_process(
+    directory: PeerDirectory, monkeypatch: pytest.MonkeyPatch, user_of_the_gone: int
+) -> None:
+    """What is remembered of the one before counts for nothing, whoever looks: the kernel says that it is root's."""
+    with Held(directory, "read y", WIREMETER_RUN="gone:1") as held:
+        assert directory.client_of(held.owner).label == "gone"
+    before = len(os.listdir("/proc/self/fd"))
+    remembered = directory._remembered.pop(held.pid)
+    assert remembered.uid() == 0 and remembered.has_gone()
+    monkeypatch.setattr(peer_module._Process, "uid", lambda self: user_of_the_gone)
+    remembered.pid = os.getpid()  # as if we had got its number
+    directory._remembered[os.getpid()] = remembered
+    with connection(socket.AF_INET, "127.0.0.1") as (client, near, far):
+        remembered.note(str(client.fileno()).encode())
+        found = own_socket(directory, near, far)
+    assert (found.pid, found.cwd, found.label) == (os.getpid(), os.getcwd(), None)
+    assert directory._remembered[os.getpid()] is not remembered
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert directory.client_of(held.owner) == Client(uid=os.getuid())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: of what has gone the kernel says that it is root's")
+def test_a_process_that_has_gone_is_forgotten(directory: PeerDirectory) -> None:
+    """With its descriptor, when it is looked at next."""
+    with Held(directory, "read y") as held:
+        assert directory.client_of(held.owner).pid == held.pid
+    assert directory.client_of(held.owner).pid is None
+    assert not directory._remembered
+
+
+def test_a_process_of_another_user_is_not_the_owners(directory: PeerDirectory) -> None:
+    """Whoever else holds the socket."""
+    with connection(socket.AF_INET, "127.0.0.1") as (_, near, far):
+        owner = directory.owner_of(near, far)
+        assert owner is not None and directory.client_of(owner).pid == os.getpid()
+        other = Owner(owner.uid + 1, owner.inode)
+        assert directory.client_of(other) == Client(uid=other.uid)
+
+
+def test_a_connection_is_found_whatever_number_it_has(directory: PeerDirectory) -> None:
+    """More numbers than are looked at first, in any order, and one of them something else meanwhile."""
+    for count in (1, 3, 20, 3, 1, 20):
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(connection(socket.AF_INET, "127.0.0.1")) for _ in range(count)]
+            for _, near, far in (*opened, *reversed(opened)):
+                assert own_socket(directory, near, far).pid == os.getpid()
 
 
 def test_a_process_that_has_gone_leaves_its_user(directory: PeerDirectory) -> None:
@@ -118,17 +223,32 @@ def test_a_process_that_has_gone_leaves_its_user(directory: PeerDirectory) -> No
 
 
 def test_processes_that_connected_before_are_looked_at_first(directory: PeerDirectory) -> None:
-    """And so many are remembered, not more."""
-    for pid in range(1, 200):
-        directory._remembered[pid] = None
+    """And so many are remembered, not more, each by one descriptor."""
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(-200, 0):
+        process = directory._remembered[number] = peer_module._Process(os.getppid())
+        process.pid = number
     with connection(socket.AF_INET, "127.0.0.1") as (_, near, far):
-        owner = directory.owner_of(near, far)
-        assert owner is not None
-        directory.client_of(owner)
+        assert own_socket(directory, near, far).pid == os.getpid()
         assert list(directory._remembered)[-1] == os.getpid()
         assert next(directory._likely_pids(os.getuid())) == os.getpid()
-        directory.client_of(owner)
+        assert own_socket(directory, near, far).pid == os.getpid()
     assert os.getpid() in directory._remembered
+    assert len(os.listdir("/proc/self/fd")) == before + len(directory._remembered)
+    directory.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # the netlink socket
+
+
+def test_so_many_processes_are_remembered(directory: PeerDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ones that were found longest ago go, with their descriptors."""
+    monkeypatch.setattr(peer_module, "_REMEMBERED_MAX", 2)
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(Held(directory, "read y")) for _ in range(3)]
+        before = len(os.listdir("/proc/self/fd"))
+        for each in (*held, *held):
+            assert directory.client_of(each.owner).pid == each.pid
+        assert list(directory._remembered) == [each.pid for each in held[1:]]
+        assert len(os.listdir("/proc/self/fd")) == before + 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.mitm import server as module
-from services.mitm.server import Server, _lock_port, original_address
+from services.mitm.server import Server, _listening_socket, _lock_port, original_address
 from services.runtime.run import StartRefused
 from tests.support.checkout import free_ports
 from tests.support.eventually import eventually
@@ -110,6 +110,17 @@ def test_clients_come_by_ipv4_and_ipv6(proxy: Mitm) -> None:
             assert client.read_head() == response()
 
 
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_small_piece_waits_for_no_other(family: socket.AddressFamily, address: str) -> None:
+    """A socket is as the listener was that accepted it, so that it need not be told."""
+    with _listening_socket(family, address, 0) as listening:
+        with socket.create_connection(listening.getsockname()[:2]):
+            listening.setblocking(True)
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
 def test_a_connection_that_no_rule_redirected_has_no_original_address() -> None:
     """Whether or not something tracks connections."""
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
@@ -117,7 +128,7 @@ def test_a_connection_that_no_rule_redirected_has_no_original_address() -> None:
             with socket.create_connection(listening.getsockname()[:2]) as client:
                 accepted, _ = listening.accept()
                 with accepted:
-                    assert original_address(accepted) is None
+                    assert original_address(accepted, accepted.getsockname()) is None
                     assert client.getpeername()[:2] == accepted.getsockname()[:2]
 
 

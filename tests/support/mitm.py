@@ -341,7 +341,7 @@ def mitm(folder: Path, *, original: Address | None = None, **how: Any) -> Iterat
     before = server_module._TICK_S, server_module.original_address
     server_module._TICK_S = _TICK_S  # deadlines are looked at once a second otherwise
     if original is not None:
-        server_module.original_address = lambda sock: original
+        server_module.original_address = lambda sock, here: original
     try:
         proxy.start()
         try:

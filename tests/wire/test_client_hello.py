@@ -4,6 +4,7 @@ A ClientHello is read for its server name and its protocols once it is whole, fr
 Real ones come from Python's ssl, the OpenSSL command and Go; literal ones show each rule.
 """
 
+import ipaddress
 import shutil
 import socket
 import ssl
@@ -22,6 +23,7 @@ from services.wire.client_hello import (
     ClientHelloReader,
 )
 from tests.support.go import built
+from tests.support.plain_client_hello import plainly_read
 from tests.support.splits import cut_at, every_split
 
 
@@ -319,6 +321,8 @@ def test_names_of_other_types_are_skipped():
         (message(extension(16, b"\x00\x02\x02h")), "client hello ends 1 bytes early"),
         (message(rest=b"\x00"), "client hello ends 1 bytes early"),
         (message(rest=b"\x00\x04\x0a\x0a\x00"), "client hello ends 1 bytes early"),
+        (message(rest=b"\x00\x05"), "client hello ends 5 bytes early"),
+        (message(extension(0x0A0A, b"") + b"\x0a\x0a\x00\x05"), "client hello ends 5 bytes early"),
         (message(rest=b"\x00\x00\x00"), "client hello has 1 bytes left over"),
         (b"\x01\x00\x00\x00", "client hello ends 34 bytes early"),
         (b"\x01" + vector(3, bytes(34)), "client hello ends 1 bytes early"),
@@ -440,6 +444,57 @@ def test_the_verdict_on_a_spoiled_hello_does_not_depend_on_how_it_was_cut(
         data = data[:at] + inserted + data[at + gone :]
     whole = verdict([data])
     assert verdict(cut_at(data, cuts)) == verdict(cut_at(data, range(len(data)))) == whole
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [named(b"a"), named(b"b.example"), names((7, b"x"), (0, b"a")), names((0, b"a"), (0, b"a")), names()]
+            + [offering(b"h2", b"http/1.1"), offering(b"h2"), offering(b""), offering(), extension(0x0A0A, b"")]
+        ),
+        max_size=4,
+    ),
+    st.lists(st.tuples(st.integers(0, 100), st.binary(max_size=2), st.integers(0, 2)), max_size=2),
+    st.booleans(),
+)
+def test_a_hello_is_judged_as_if_it_were_read_field_by_field(
+    extensions: list[bytes], spoilt: list[tuple[int, bytes, int]], fits: bool
+):
+    """Spoilt anywhere, whatever does not fit then: the same is read, or refused for the same reason."""
+    data = b"".join(extensions)
+    if not fits:  # else the length of all extensions is right, and what is spoilt is inside
+        data = message(*extensions)[4:]
+    for at, inserted, gone in spoilt:
+        data = data[:at] + inserted + data[at + gone :]
+    body = message(data)[4:] if fits else data
+    try:
+        expected: ClientHello | str = plainly_read(body)
+    except ClientHelloInvalid as problem:
+        expected = str(problem)
+    try:
+        found: ClientHello | str | None = read(records(b"\x01" + vector(3, body)))
+    except ClientHelloInvalid as problem:
+        found = str(problem)
+    if isinstance(expected, ClientHello) and isinstance(found, str):
+        assert found == f"server name {(expected.server_name or '').lower().removesuffix('.')!r} is no host name"
+    elif isinstance(expected, ClientHello) and expected.server_name is not None:
+        assert isinstance(found, ClientHello) and found.protocols == expected.protocols
+        assert found.server_name in (expected.server_name.lower().removesuffix("."), None)
+    else:
+        assert found == expected
+
+
+@given(
+    st.integers(0, 3), st.integers(0, 300), st.integers(0, 9), st.sampled_from(["", "1", "01", "a", "0x7f", "_", "-"])
+)
+def test_only_addresses_are_taken_for_addresses(dots: int, number: int, other: int, odd: str):
+    """A name may look like one, and must not be lost by that: tried against what `ipaddress` says."""
+    text = ".".join([str(number), odd or str(other), str(other), str(number)][: dots + 1])
+    try:
+        expected = None if ipaddress.ip_address(text) else text
+    except ValueError:
+        expected = text
+    assert read(records(message(named(text.encode())))) == ClientHello(server_name=expected, protocols=())
 
 
 @given(

@@ -1,0 +1,116 @@
+"""What mitm does to know a new connection, counted: calls and system calls. It stays what it is."""
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from itertools import cycle, islice
+
+import pytest
+
+from services.mitm.peer import Address, PeerDirectory
+from services.mitm.server import original_address
+from services.wire.client_hello import ClientHello, ClientHelloReader
+from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
+
+# Python's and built-in calls for a hello of a dozen extensions, and for who has made a connection.
+HELLO_CALLS = 60
+OWNER_CALLS = 13
+CLIENT_CALLS = 25
+# Connections that one client has at once.
+CROWD = 8
+
+Ends = tuple[socket.socket, Address, Address]
+
+
+@pytest.fixture
+def directory() -> Iterator[PeerDirectory]:
+    with closing(PeerDirectory()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        yield opened
+
+
+def connect(listening: socket.socket, until: ExitStack) -> Ends:
+    """Connect to ourselves; return the server's socket and the client's two addresses."""
+    until.enter_context(socket.create_connection(listening.getsockname()))
+    accepted, near = listening.accept()
+    until.enter_context(accepted)
+    return accepted, near, accepted.getsockname()
+
+
+def hello_of_python() -> bytes:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="a.example").do_handshake()
+    return outgoing.read()
+
+
+def test_a_hello_takes_as_many_calls_as_ever() -> None:
+    """A real one, that comes in one piece."""
+    hello, read = hello_of_python(), []
+    assert is_as_ever(calls_of(lambda: read.append(ClientHelloReader().feed(hello))), HELLO_CALLS)
+    assert read == [ClientHello(server_name="a.example", protocols=("h2", "http/1.1"))]
+
+
+def test_a_hello_takes_no_call_for_what_nobody_asks_for() -> None:
+    """An extension more is a header read more."""
+
+    def with_extensions(count: int) -> bytes:
+        extensions = b"".join(number.to_bytes(2) + b"\0\0" for number in range(100, 100 + count))
+        body = (
+            b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0" + len(extensions).to_bytes(2) + extensions
+        )
+        message = b"\x01" + len(body).to_bytes(3) + body
+        return b"\x16\x03\x01" + len(message).to_bytes(2) + message
+
+    few, many = (with_extensions(count) for count in (10, 30))
+    calls = [calls_of(lambda hello=hello: ClientHelloReader().feed(hello)) for hello in (few, many)]
+    assert calls[1] - calls[0] == 20
+
+
+def test_the_owner_of_a_connection_is_asked_for_once(directory: PeerDirectory, listening: socket.socket) -> None:
+    """One question to the kernel and its answer; one more where the connection was going."""
+    with ExitStack() as until:
+        accepted, near, far = connect(listening, until)
+        assert system_calls_of(lambda: directory.owner_of(near, far)) == {"send": 1, "recv": 1}
+        assert is_as_ever(calls_of(lambda: directory.owner_of(near, far)), OWNER_CALLS)
+        assert set(system_calls_of(lambda: original_address(accepted, far))) == {"getsockopt"}
+
+
+def test_a_client_that_is_known_is_not_searched_for(directory: PeerDirectory, listening: socket.socket) -> None:
+    """Its user, the descriptor, its program and where it is; no list is read, neither of processes nor descriptors."""
+    with ExitStack() as until:
+        for ends in [connect(listening, until) for _ in range(CROWD)]:
+            owner = directory.owner_of(*ends[1:])
+            assert owner is not None
+            directory.client_of(owner)
+    with ExitStack() as until:
+        opened = [directory.owner_of(*connect(listening, until)[1:]) for _ in range(CROWD)]
+        for owner in islice(cycle(opened), 3 * CROWD):
+            assert owner is not None
+            assert system_calls_of(lambda owner=owner: directory.client_of(owner)) == {"fstat": 1, "readlink": 3}
+        assert is_as_ever(calls_of(lambda: directory.client_of(opened[0])), CLIENT_CALLS)
+
+
+def test_connections_that_stay_are_not_looked_at_for_ever(directory: PeerDirectory, listening: socket.socket) -> None:
+    """A client that keeps some and makes others for one request each."""
+    with ExitStack() as until:
+        kept = [directory.owner_of(*connect(listening, until)[1:]) for _ in range(CROWD - 1)]
+        for owner in kept:
+            assert owner is not None
+            directory.client_of(owner)
+        counts = []
+        for _ in range(2 * CROWD):
+            with ExitStack() as soon:
+                owner = directory.owner_of(*connect(listening, soon)[1:])
+                assert owner is not None
+                counts.append(system_calls_of(lambda owner=owner: directory.client_of(owner)))
+        assert counts[1] == {"fstat": 1, "readlink": CROWD + 2}
+        assert counts[-1] == {"fstat": 1, "readlink": 3}
