@@ -22,8 +22,8 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
 
 # Python's and built-in calls for one event with counts that comes alone, for each of 25 that come together, and for
 # one exchange that nobody reads.
-EVENT_CALLS = 82
-CROWDED_EVENT_CALLS = 9.5
+EVENT_CALLS = 58
+CROWDED_EVENT_CALLS = 9.0
 EXCHANGE_CALLS = 179
 CROWD = 25
 
