@@ -93,6 +93,50 @@ def test_a_malformed_body_is_named() -> None:
         Passing(get(HOST, "/v1/messages", "Transfer-Encoding: chunked", method="POST") + b"nonsense\r\n")
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@given(cuts=st.lists(st.integers(1, len(ANSWER) - 1), max_size=6))
+def test_chunks_that_come_alone_are_followed_as_any_others(cuts: list[int]) -> None:
+    """Whoever follows them, the record is the same; what is no single chunk is left alone."""
+    edges = [0, *sorted(set(cuts)), len(ANSWER)]
+    pieces = [chunk(ANSWER[first:last]) for first, last in zip(edges, edges[1:], strict=False)]
+    records = []
+    for follow_alone in (False, True):
+        passing = Passing(post(HOST, BODY))
+        passing.read_heads(CHUNKED)
+        passing.exchange.begin_response(11.0)
+        follow = passing.exchange.chunk_follower()
+        assert follow is not None
+        for piece in pieces:
+            data = bytearray(piece)
+            assert not follow(data, memoryview(data), len(data) - 1)
+            if not follow_alone:
+                assert passing.follow(piece) == len(piece)
+            else:
+                assert follow(data, memoryview(data), len(data))
+        last = bytearray(b"0\r\n\r\n")
+        assert not follow(last, memoryview(last), len(last))
+        passing.follow(bytes(last), 12.0)
+        [record] = passing.records
+        assert record["bytes"]["down"] == len(ANSWER)
+        records.append({name: value for name, value in record.items() if name not in ("event_id", "exchange_id")})
+    assert records[0] == records[1]
+    assert records[0]["usage"]["output_tokens"] == 9
+
+
+def test_only_chunks_come_alone() -> None:
+    """A length tells where the end is in another way."""
+    passing = Passing(post(HOST, BODY))
+    passing.read_heads(FINAL)
+    passing.exchange.begin_response(11.0)
+    assert passing.exchange.chunk_follower() is None
+
+
 @pytest.mark.parametrize("upgrade", ["websocket", "noise"])
 def test_another_protocol_is_told_to_whoever_reads_it(upgrade: str) -> None:
     """A socket that nobody reads leaves one record at its end."""

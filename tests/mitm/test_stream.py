@@ -1,6 +1,7 @@
 """One socket: what it reads and sends, with and without TLS, and how it leaves."""
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.mitm.poller import Poller
-from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, Scratch, Stream, TlsFailed
+from services.mitm.stream import BROKEN_OFF, ENDED, KEPT, NOTHING_YET, Passage, Scratch, Stream, TlsFailed
 from services.runtime.logs import Logs
 from tests.support.raw_upstream import server_context, upstream_authority
 from tests.support.tls_end import CLOSE_NOTIFY, RESET, TlsEnd, reset
@@ -352,3 +353,122 @@ def test_a_handler_that_fails_ends_its_own_connection(bench: Bench) -> None:
     assert b"handler.failed" in bench.lines.text and b"a bug" in bench.lines.text
     with pytest.raises(ConnectionResetError):
         bench.far.recv(1)
+
+
+# -- from one to another -------------------------------------------------------
+
+
+class Passing:
+    """A passage between two streams under TLS, and the ends beyond them."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.source, self.sink = (stack.enter_context(contextlib.closing(Bench())) for _ in range(2))
+        self.provider, self.client = (stack.enter_context(each.shake_hands()) for each in (self.source, self.sink))
+        self.seen: list[bytes] = []
+        self.is_simple = True
+        self.passage = Passage(self.source.stream, self.sink.stream, self.source.scratch, self._follow)
+
+    def _follow(self, data: bytearray, view: memoryview, size: int) -> bool:
+        assert data[:size] == view[:size]
+        self.seen.append(bytes(view[:size]))
+        return self.is_simple
+
+    def step_on(self, data: bytes) -> int:
+        """Let the provider send, and take one step when it has come."""
+        self.provider.send(data)
+        return self.step()
+
+    def step(self) -> int:
+        assert select.select([self.source.near], [], [], 10)[0], "nothing has come"
+        return self.passage.step()
+
+
+@pytest.fixture
+def passing() -> Iterator[Passing]:
+    with contextlib.ExitStack() as stack:
+        yield Passing(stack)
+
+
+def test_a_piece_is_seen_and_passes_in_one_step(passing: Passing) -> None:
+    """In order; and where nothing has come, nothing happens."""
+    for data in (b"one", b"two" * 5000):
+        assert passing.step_on(data) == NOTHING_YET
+        assert passing.client.read(len(data)) == data
+        assert passing.seen.pop() == data
+    assert passing.passage.step() == NOTHING_YET
+    assert passing.seen == []
+
+
+def test_a_piece_that_needs_another_look_is_handed_to_the_caller(passing: Passing) -> None:
+    """It has not been sent."""
+    passing.is_simple = False
+    assert passing.step_on(b"look") == 4
+    assert passing.source.scratch.plain[:4] == b"look"
+    passing.is_simple = True
+    assert passing.step_on(b"next") == NOTHING_YET
+    assert passing.client.read(4) == b"next"
+
+
+def test_several_records_and_the_end_are_handed_to_the_caller_as_from_a_receive(passing: Passing) -> None:
+    """Only one record at a time is simple."""
+    passing.provider.tls.write(b"a")
+    passing.provider.tls.write(b"b")
+    assert passing.step_on(b"c") == 3
+    assert passing.source.scratch.plain[:3] == b"abc"
+    passing.provider.tls.write(b"last")
+    with contextlib.suppress(ssl.SSLError):
+        passing.provider.tls.unwrap()
+    passing.provider.send_raw(passing.provider._outgoing.read())
+    assert (passing.step(), passing.source.stream.ended) == (4, True)
+    assert passing.seen == []
+    passing.provider.sock.shutdown(socket.SHUT_WR)
+    assert passing.step() == ENDED
+
+
+def test_half_a_record_is_waited_for(passing: Passing) -> None:
+    """It passes when the rest is there."""
+    passing.provider.tls.write(b"whole")
+    record = passing.provider._outgoing.read()
+    passing.provider.send_raw(record[:9])
+    assert passing.step() == NOTHING_YET
+    passing.provider.send_raw(record[9:])
+    assert passing.step() == NOTHING_YET
+    assert passing.client.read(5) == b"whole"
+
+
+def test_an_end_and_a_bad_record_are_told_as_by_receive(passing: Passing) -> None:
+    """A reset breaks off, nonsense fails."""
+    passing.provider.send_raw(b"\x17\x03\x03\x00\x20" + b"\x00" * 32)
+    with pytest.raises(TlsFailed):
+        passing.step()
+    reset(passing.provider.sock)
+    assert passing.step() == BROKEN_OFF
+
+
+def test_what_the_sink_does_not_take_is_kept_in_order(passing: Passing) -> None:
+    """The caller is told, and may pause."""
+    data = bytes(range(256)) * 32
+    sent = bytearray()
+    while (size := passing.step_on(data)) == NOTHING_YET:
+        sent += data
+    assert size == KEPT
+    sent += data
+    assert passing.sink.stream.backlog > 0
+    assert passing.step_on(b"behind it") == KEPT
+    sent += b"behind it"
+    passing.sink.watch()
+    received = bytearray()
+    reading = threading.Thread(target=lambda: received.extend(passing.client.read(len(sent))))
+    reading.start()
+    while passing.sink.stream.backlog:
+        passing.sink.turn()
+    reading.join(10)
+    assert received == sent
+
+
+def test_a_sink_that_has_gone_is_no_error_of_the_source(passing: Passing) -> None:
+    """The reason comes out of the sink's next receive."""
+    reset(passing.client.sock)
+    assert select.select([passing.sink.near], [], [], 10)[0]
+    assert passing.step_on(b"lost") == NOTHING_YET
+    assert passing.sink.stream.sent_failed

@@ -528,6 +528,33 @@ def test_some_responses_never_have_a_body(line: bytes, method: str):
 # ---------------------------------------------------------------- bodies
 
 
+@pytest.mark.parametrize(
+    ("piece", "start"),
+    [
+        (b"5\r\nhello\r\n", 3),
+        (b"00A\r\n0123456789\r\n", 5),
+        (b"5\r\nhello\r", 0),
+        (b"5\r\nhello\r\n5", 0),
+        (b"5\r\nhello\n\n", 0),
+        (b"5\r\nhello!\r\n", 0),
+        (b"5;x=y\r\nhello\r\n", 0),
+        (b"0\r\n\r\n", 0),
+        (b"\r\nhello\r\n", 0),
+        (b"", 0),
+    ],
+)
+def test_a_chunk_that_comes_alone_is_told_and_nothing_else_is_done(piece: bytes, start: int):
+    """Between two chunks only."""
+    body = ChunkedBody()
+    data = bytearray(piece + b"\r\n")
+    assert body.only_chunk(data, len(piece)) == start
+    assert body.only_chunk(data, len(piece)) == start
+    assert follow(body, [b"5\r\nhel"]) == Followed(b"hel", 6, False)
+    assert body.only_chunk(data, len(piece)) == 0
+    assert follow(body, [b"lo\r\n"]) == Followed(b"lo", 4, False)
+    assert body.only_chunk(data, len(piece)) == start
+
+
 @dataclass
 class Followed:
     """What a tracker made of its pieces: the content, how many bytes are the message's, and whether it is over."""
@@ -545,7 +572,9 @@ def follow(body: NoBody | LengthBody | ChunkedBody | UntilCloseBody, pieces: Seq
         data = bytearray(before + piece + b"\r\n0\r\n\r\n")
         content: list[tuple[int, int]] = []
         start, end = len(before), len(before) + len(piece)
+        alone = body.only_chunk(data, end) if isinstance(body, ChunkedBody) and not before else 0
         after = body.feed(data, start, end, content)
+        assert not alone or (content, after, body.done) == ([(alone, end - 2)], end, False)
         assert start <= after <= end
         assert after == end or body.done
         for first, last in content:
