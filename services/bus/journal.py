@@ -378,6 +378,7 @@ class Journal:
 
     def _note_problem(self, problem: str | None) -> None:
         self.problem = problem
+        self._room = 0  # from here on each append is looked at, until one succeeds
         self.on_problem()
 
     def _append_slowly(self, entry: bytes) -> bool:
@@ -393,7 +394,7 @@ class Journal:
         if self._other_bytes + self._written + size > self._limits.total_bytes_max:
             self._note_problem(f"the journal has reached its limit of {self._limits.total_bytes_max} bytes")
             return False
-        self._room = size
+        self._room = size  # just enough that it does not come back here
         if not self._append(entry):
             return False
         self.problem = None
@@ -402,8 +403,7 @@ class Journal:
         return True
 
     def _cut_short(self, written: int) -> None:
-        """An append has failed behind `written` bytes; from here on each is looked at until one succeeds."""
-        self._room = 0
+        """An append has failed behind `written` bytes."""
         if written:
             self._note_problem("the disk is full")
             self._cut_back()

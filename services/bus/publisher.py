@@ -38,7 +38,7 @@ _HELLO_AT_REST_S = 5.0
 _HELLO_IN_SILENCE_S = 1.0
 # What exchanges begin and end with is made durable at once, the counts of those under way when they have to.
 _SYNC_S = 0.05
-_SYNC_COUNTS_S = 1.0
+_SYNC_COUNTS_S = 0.9
 _EXPIRE_S = 5.0
 # An accountant that lives answers every hello. To one that has left one unanswered this long only hellos are sent.
 _SILENCE_S = 1.0
@@ -338,6 +338,7 @@ class ExchangePublisher:
         loop = asyncio.get_running_loop()
         while True:
             self._journal.retry()
+            self._live.window.extend(self._journal.last)  # what it has written keeps us from resting
             self._tell()
             self._woken.clear()
             now = time.monotonic()
@@ -398,6 +399,8 @@ class ExchangePublisher:
             stream.window.marked(mark, now)
             self._send(stream, now)
         self._journal.cover(self._live.window.mark)
+        if self._is_resting and not self._may_rest():
+            self._wake()  # a mark went backwards
 
     # Earlier epochs.
 

@@ -107,7 +107,8 @@ class GenerateContentTally:
         self._tier: str | None = None  # of the last object without counts, before there is one with
         self._model: str | None = None
         self._response_id: str | None = None
-        self._trace_id: str | None = None  # only wrappers have one, and this:
+        # Only wrappers have these.
+        self._trace_id: str | None = None
         self._credits: int | float | None = None
         self._finish_reasons: dict[int, str] = {}
         self._block_reason: str | None = None

@@ -271,7 +271,7 @@ class Relay:
         """As `_on_upstream`, once the head has passed."""
         upstream, passage = self._upstream, self._passage
         assert upstream is not None
-        self.deadline = self._poller.now + self._idle_timeout_s
+        self.deadline = self._poller.now + self._idle_timeout_s  # a part of a TLS record is movement too
         try:
             size = upstream.receive() if passage is None else passage.step()
         except TlsFailed as error:

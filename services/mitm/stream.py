@@ -85,7 +85,7 @@ class Stream:
         self._recv_into = sock.recv_into
         self._send = sock.send
         self._tls: ssl.SSLObject | None = None
-        self._unsent = bytearray()
+        self._unsent = bytearray()  # one object for life: `Passage` holds it too
         self._events = READ
         self._watched = False
         self.closed = False
@@ -404,6 +404,7 @@ class Passage:
     the interpreter takes. Whatever is not so simple is handed to the caller, as `receive` would.
 
     Args:
+        source, sink: Have both begun TLS.
         follow: Is shown `plain[:size]`, a view of it, and its size. True if that may be sent as it is; False, with
             nothing done, if it needs another look.
     """

@@ -22,6 +22,9 @@ SOCKET_PATH_BYTES_MAX = 107
 SHARED_ROOT = Path("/var/lib/wiremeter")
 # In it, the path of the state directory that it belongs to.
 _OWNER = "owner"
+_BUNDLE = "ca-bundle.pem"
+_STORE = "ca-bundle.p12"
+_AUTHORITY = "ca.pem"
 
 
 class StateUnusable(Exception):
@@ -81,17 +84,17 @@ class StateDirectory:
     @property
     def trust_bundle(self) -> Path:
         """The system's certificate authorities and ours in one PEM file, for `SSL_CERT_FILE`; written by mitm."""
-        return self.shared / "ca-bundle.pem"
+        return self.shared / _BUNDLE
 
     @property
     def trust_store(self) -> Path:
         """The same certificates as a PKCS #12 trust store, for Java; written by mitm."""
-        return self.shared / "ca-bundle.p12"
+        return self.shared / _STORE
 
     @property
     def authority_certificate(self) -> Path:
         """Our certificate authority alone, for `NODE_EXTRA_CA_CERTS`; written by mitm."""
-        return self.shared / "ca.pem"
+        return self.shared / _AUTHORITY
 
     @property
     def simulator(self) -> Path:
@@ -136,6 +139,9 @@ class StateDirectory:
                 fcntl.flock(directory, fcntl.LOCK_EX)
                 owner = _owner_of(arranged)
                 if owner is None or not os.path.isdir(owner):
+                    # What lies there is another authority's: better nothing, until mitm has written ours.
+                    for name in (_BUNDLE, _STORE, _AUTHORITY):
+                        (arranged / name).unlink(missing_ok=True)
                     fresh = arranged / f"{_OWNER}.new"
                     fresh.write_text(self._name)
                     fresh.replace(arranged / _OWNER)

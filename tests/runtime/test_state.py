@@ -108,14 +108,20 @@ def test_the_shared_place_belongs_to_one_state_directory(tmp_path: Path, arrange
 
 
 def test_the_shared_place_of_a_state_directory_that_has_gone_is_free(tmp_path: Path, arranged: Path) -> None:
-    """A state directory is the same one by whatever path it is reached."""
+    """What its mitm has written is gone; and a state directory is the same one by whatever path it is reached."""
     (tmp_path / "link").symlink_to(tmp_path / "new")
     old, new, linked = (StateDirectory(home=tmp_path / name) for name in ("old", "new", "link"))
     old.make()
+    published = (old.trust_bundle, old.trust_store, old.authority_certificate)
+    for path in published:
+        path.write_bytes(b"the old one's")
     shutil.rmtree(old.home)
     new.make()
+    assert not any(path.exists() for path in published)
+    new.trust_bundle.write_bytes(b"the new one's")
     linked.make()
     assert new.shared == linked.shared == arranged
+    assert new.trust_bundle.exists()
 
 
 def test_a_shared_place_that_cannot_be_taken_is_named(tmp_path: Path, arranged: Path) -> None:
