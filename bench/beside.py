@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace, home: Path) -> int:
         "WIREMETER_MITM_UPSTREAM_MAP": json.dumps({arguments.host: f"127.0.0.1:{arguments.to}"}),
         "WIREMETER_MITM_UPSTREAM_CA_FILE": str(arguments.trust),
         "WIREMETER_MITM_POOL_SIZE_MAX": "4096",
-        "WIREMETER_ACCOUNTANT_USAGE_ENDPOINT": f"tcp://127.0.0.1:{arguments.listen ^ 1}",
+        "WIREMETER_ACCOUNTANT_USAGE_ENDPOINT": f"tcp://127.0.0.1:{free_port()}",
     }
     services = [["mitm", str(number)] for number in range(arguments.workers)]
     if arguments.accountant:
@@ -64,6 +65,12 @@ def run(arguments: argparse.Namespace, home: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: [process.terminate() for process in started])
     return max(process.wait() for process in started)
+
+
+def free_port() -> int:
+    """Return a port that nobody has, a moment ago at least."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
 
 
 def put_authority(pem: bytes, folder: Path) -> None:
