@@ -61,9 +61,9 @@ class _Function:
         names = (*before, *(field.name for field in dataclasses.fields(kind)))
         members = [f"{variable}_{name}" for name in names]
         # A name is found in a dictionary at once if it is the very string there, and orjson keeps those that it makes.
-        self.given[f"{variable}_members"] = operator.itemgetter(*orjson.loads(orjson.dumps(dict.fromkeys(names))))
+        self.given[f"given_{variable}_members"] = operator.itemgetter(*orjson.loads(orjson.dumps(dict.fromkeys(names))))
         self.steps.append(f"if {variable}.__class__ is not dict or len({variable}) != {len(names)}: return False")
-        self.steps.append(f"{', '.join(members)} = {variable}_members({variable})")
+        self.steps.append(f"{', '.join(members)} = given_{variable}_members({variable})")
         for name, member in zip(names, members, strict=True):
             self._look_at(hints[name], member)
 
@@ -75,15 +75,15 @@ class _Function:
         elif dataclasses.is_dataclass(hint):
             self.look_inside(typing.cast(type[Any], hint), variable)
         elif isinstance(hint, type) and issubclass(hint, StrEnum):
-            self.given[f"{variable}_words"] = frozenset(member.value for member in hint)
-            self.conditions += [self._is_of(variable, [str]), f"{variable} in {variable}_words"]
+            self.given[f"given_{variable}_words"] = frozenset(member.value for member in hint)
+            self.conditions += [self._is_of(variable, [str]), f"{variable} in given_{variable}_words"]
         elif origin is tuple:
-            self.given[f"{variable}_types"] = plain_types(options[0])
-            within = f"(not {variable} or {variable}_types.issuperset(map(type, {variable})))"
+            self.given[f"given_{variable}_types"] = plain_types(options[0])
+            within = f"(not {variable} or given_{variable}_types.issuperset(map(type, {variable})))"
             self.conditions += [self._is_of(variable, [list]), within]
         elif origin is not None and not is_union(hint) and issubclass(origin, Mapping):
-            self.given[f"{variable}_types"] = plain_types(options[1])
-            within = f"{variable}_types.issuperset(map(type, {variable}.values()))"
+            self.given[f"given_{variable}_types"] = plain_types(options[1])
+            within = f"given_{variable}_types.issuperset(map(type, {variable}.values()))"
             self.conditions += [self._is_of(variable, [dict]), within]
         else:
             self.conditions.append("False")

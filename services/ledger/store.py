@@ -152,10 +152,10 @@ class LedgerStore:
     def _load(self) -> None:
         execute = self._connection.execute
         self.cursors = {Source(p, e): n for p, e, n in execute("SELECT publisher, epoch, cursor FROM source")}
-        self._sources = _Ids(execute, "source", "publisher", "epoch", cursor=0)
-        self._series = _Ids(execute, "series", "provider", "model", "label", "uid", "outcome")
-        self._exchange_series = _Ids(execute, "exchange_series", "host", "endpoint", "status_class")
-        self._measures = _Ids(execute, "measure", "name")
+        self._sources = _RowIds(execute, "source", "publisher", "epoch", cursor=0)
+        self._series = _RowIds(execute, "series", "provider", "model", "label", "uid", "outcome")
+        self._exchange_series = _RowIds(execute, "exchange_series", "host", "endpoint", "status_class")
+        self._measures = _RowIds(execute, "measure", "name")
         self.last_seq: int = execute("SELECT ifnull(max(seq), 0) FROM usage").fetchone()[0]
 
     # Writing.
@@ -261,7 +261,7 @@ class LedgerStore:
         )
 
 
-class _Ids(dict[Any, int]):
+class _RowIds(dict[Any, int]):
     """
     The ids of the rows of one table, by their values (or value); one that is new gets its row when it is looked up.
 
