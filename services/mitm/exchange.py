@@ -141,13 +141,13 @@ class Exchange:
 
     def chunk_follower(self) -> Callable[[bytearray, memoryview, int], bool] | None:
         """
-        Return what follows a chunk that comes alone, as an event mostly does; None if the response has no chunks.
+        Return what follows a chunk that comes alone, as an event mostly does; None if there are no chunks to be read.
 
         It is given `data`, a view of it and a size. If `data[:size]` is one chunk of the response, it does what
         `follow_response` does and returns True; otherwise it does nothing and returns False.
         """
         body, observation = self.response_body, self._observation
-        if type(body) is not ChunkedBody or observation is None:
+        if type(body) is not ChunkedBody or observation is None or not observation.reads_response:
             return None
         only_chunk, response_content = body.only_chunk, observation.response_content
 

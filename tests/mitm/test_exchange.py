@@ -129,10 +129,13 @@ def test_chunks_that_come_alone_are_followed_as_any_others(cuts: list[int]) -> N
     assert records[0]["usage"]["output_tokens"] == 9
 
 
-def test_only_chunks_come_alone() -> None:
-    """A length tells where the end is in another way."""
-    passing = Passing(post(HOST, BODY))
-    passing.read_heads(FINAL)
+@pytest.mark.parametrize(
+    ("request_", "head"), [(post(HOST, BODY), FINAL), (get(HOST, "/unknown"), CHUNKED)], ids=["length", "unread"]
+)
+def test_only_chunks_that_are_read_come_alone(request_: bytes, head: bytes) -> None:
+    """A length tells where the end is in another way, and what nobody reads is not copied."""
+    passing = Passing(request_)
+    passing.read_heads(head)
     passing.exchange.begin_response(11.0)
     assert passing.exchange.chunk_follower() is None
 
