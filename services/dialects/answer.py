@@ -83,6 +83,19 @@ class Tally(Protocol):
         ...
 
 
+def outcome_of(tally: Tally, failure: str | None, *, is_whole: bool) -> Outcome:
+    """Return how an answer ended: what it says itself comes first, then whether it could be read, and was whole."""
+    if tally.error_type is not None:
+        return Outcome.ERROR
+    if failure is not None:
+        return Outcome.UNREADABLE
+    if tally.is_blocked:
+        return Outcome.BLOCKED
+    if not is_whole:
+        return Outcome.TRUNCATED
+    return Outcome.OK if tally.counts() else Outcome.NO_USAGE
+
+
 class AnswerReader:
     """
     Reads one answer of status below 400.
@@ -153,7 +166,7 @@ class AnswerReader:
     def end(self, *, complete: bool) -> tuple[ResponseUsage, ...]:
         if self._is_stream and self._failure is None:
             self._read_what_is_left()
-        outcome = self._outcome(complete)
+        outcome = outcome_of(self._tally, self._failure, is_whole=self._is_whole(complete))
         reason = self._failure if outcome is Outcome.UNREADABLE else None
         return self._tally.record(outcome, reason), *self._tally.extra_records(outcome)
 
@@ -215,17 +228,6 @@ class AnswerReader:
             return
         if unfinished is not None and (message := _json_object(unfinished)):
             self._tally.read(message)
-
-    def _outcome(self, complete: bool) -> Outcome:
-        if self._tally.error_type is not None:
-            return Outcome.ERROR
-        if self._failure is not None:
-            return Outcome.UNREADABLE
-        if self._tally.is_blocked:
-            return Outcome.BLOCKED
-        if not self._is_whole(complete):
-            return Outcome.TRUNCATED
-        return Outcome.OK if self._tally.counts() else Outcome.NO_USAGE
 
     def _is_whole(self, complete: bool) -> bool:
         if self._saw_end_mark:

@@ -9,7 +9,7 @@ status it broke off. Messages in protobuf alone are read: neither `application/g
 
 from collections.abc import Callable, Mapping
 
-from services.dialects.answer import Tally
+from services.dialects.answer import Tally, outcome_of
 from services.dialects.dialect import Call, RequestFacts, ResponseFacts
 from services.events.usage import Counts, Outcome, ResponseUsage
 from services.wire.errors import WireError
@@ -76,20 +76,10 @@ class GrpcAnswerReader:
             self._messages.end()
         except WireError as error:
             self._failure = str(error)
-        outcome = self._outcome(complete)
+        is_whole = complete and self._is_ok and self._messages.is_between_messages
+        outcome = outcome_of(self._tally, self._failure, is_whole=is_whole)
         reason = self._failure if outcome is Outcome.UNREADABLE else None
         return self._tally.record(outcome, reason), *self._tally.extra_records(outcome)
-
-    def _outcome(self, complete: bool) -> Outcome:
-        if self._tally.error_type is not None:
-            return Outcome.ERROR
-        if self._failure is not None:
-            return Outcome.UNREADABLE
-        if self._tally.is_blocked:
-            return Outcome.BLOCKED
-        if not (complete and self._is_ok and self._messages.is_between_messages):
-            return Outcome.TRUNCATED
-        return Outcome.OK if self._tally.counts() else Outcome.NO_USAGE
 
 
 class GrpcRequestReader:

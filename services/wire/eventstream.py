@@ -18,6 +18,7 @@ from typing import TypeAlias
 from zlib import crc32
 
 from services.wire.errors import WireError
+from services.wire.prefixed import PrefixedReader
 
 HEADERS_BYTES_MAX = 128 * 1024
 PAYLOAD_BYTES_MAX = 24 * 1024 * 1024
@@ -63,85 +64,32 @@ class EventStreamMessage:
         return value if isinstance(value, str) else ""
 
 
-class EventStreamReader:
-    """Takes an event stream apart."""
+class EventStreamReader(PrefixedReader[EventStreamMessage]):
+    """Takes an event stream apart; what it raises is `EventStreamInvalid`."""
 
     def __init__(
         self, *, headers_bytes_max: int = HEADERS_BYTES_MAX, payload_bytes_max: int = PAYLOAD_BYTES_MAX
     ) -> None:
+        super().__init__(_PRELUDE.size)
         self._headers_bytes_max = headers_bytes_max
         self._payload_bytes_max = payload_bytes_max
-        # The unfinished message, in the pieces in which it came: joining them once keeps a long one linear.
-        self._pieces: list[bytes] = []
-        self._held_bytes = 0
-        self._wanted_bytes = _PRELUDE.size
-        self._error: EventStreamInvalid | None = None
 
-    def feed(self, data: bytes) -> list[EventStreamMessage]:
-        """
-        Read the next piece of the stream.
+    def _length_at(self, held: bytes, position: int) -> int:
+        length, headers_length, crc = _PRELUDE.unpack_from(held, position)
+        if crc32(held[position : position + 8]) != crc:
+            raise EventStreamInvalid(f"checksum of the lengths of a message is not {crc:08x}, as it says")
+        self._check_lengths(length, headers_length)
+        return int(length)
 
-        Returns:
-            The messages that it finished, in order; often none.
-
-        Raises:
-            EventStreamInvalid: The reader is of no use afterwards.
-        """
-        self._raise_error()
-        self._pieces.append(data)
-        self._held_bytes += len(data)
-        if self._held_bytes < self._wanted_bytes:
-            return []
-        found: list[EventStreamMessage] = []
-        held = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        try:
-            position = self._take_messages(held, found)
-        except EventStreamInvalid as error:
-            self._error = error
-            self._pieces.clear()
-            if not found:
-                raise
-            return found
-        rest = held[position:]
-        self._pieces = [rest] if rest else []
-        self._held_bytes = len(rest)
-        return found
-
-    def end(self) -> None:
-        """
-        The stream is over.
-
-        Raises:
-            EventStreamInvalid: What came behind the last message is none.
-        """
-        self._raise_error()
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _take_messages(self, held: bytes, found: list[EventStreamMessage]) -> int:
-        """Add the whole messages in `held` to `found`; return where the unfinished one begins."""
-        position = 0
-        while len(held) - position >= _PRELUDE.size:
-            length, headers_length, crc = _PRELUDE.unpack_from(held, position)
-            if crc32(held[position : position + 8]) != crc:
-                raise EventStreamInvalid(f"checksum of the lengths of a message is not {crc:08x}, as it says")
-            self._check_lengths(length, headers_length)
-            end = position + length
-            if end > len(held):
-                self._wanted_bytes = length
-                return position
-            body_crc = crc32(memoryview(held)[position : end - _CRC.size])
-            if body_crc != _CRC.unpack_from(held, end - _CRC.size)[0]:
-                raise EventStreamInvalid(f"checksum of a message of {length} bytes is {body_crc:08x}, not what it says")
-            headers_end = position + _PRELUDE.size + headers_length
-            block = held[position + _PRELUDE.size : headers_end]
-            headers = _known_headers(block) if headers_length <= _REMEMBERED_BLOCK_BYTES_MAX else _headers_in(block)
-            found.append(EventStreamMessage(headers=headers, payload=held[headers_end : end - _CRC.size]))
-            position = end
-        self._wanted_bytes = _PRELUDE.size
-        return position
+    def _message_at(self, held: bytes, position: int, end: int) -> EventStreamMessage:
+        length, headers_length, _ = _PRELUDE.unpack_from(held, position)
+        body_crc = crc32(memoryview(held)[position : end - _CRC.size])
+        if body_crc != _CRC.unpack_from(held, end - _CRC.size)[0]:
+            raise EventStreamInvalid(f"checksum of a message of {length} bytes is {body_crc:08x}, not what it says")
+        headers_end = position + _PRELUDE.size + headers_length
+        block = held[position + _PRELUDE.size : headers_end]
+        headers = _known_headers(block) if headers_length <= _REMEMBERED_BLOCK_BYTES_MAX else _headers_in(block)
+        return EventStreamMessage(headers=headers, payload=held[headers_end : end - _CRC.size])
 
     def _check_lengths(self, length: int, headers_length: int) -> None:
         if headers_length > self._headers_bytes_max:

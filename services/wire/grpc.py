@@ -14,6 +14,7 @@ import struct
 
 from services.wire.content_encoding import BODY_BYTES_MAX, content_decoder
 from services.wire.errors import WireError
+from services.wire.prefixed import PrefixedReader
 
 # Receivers take 4 MiB unless they ask for more; a generated image or two has room.
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -49,9 +50,9 @@ class GrpcInvalid(WireError):
     """A message that no gRPC peer may send, or longer than any should be."""
 
 
-class GrpcMessageReader:
+class GrpcMessageReader(PrefixedReader[bytes]):
     """
-    Takes the body of one call, in one direction, apart.
+    Takes the body of one call, in one direction, apart; its messages come out decompressed.
 
     Args:
         encoding: Value of the field `grpc-encoding`; empty when there is none.
@@ -64,79 +65,22 @@ class GrpcMessageReader:
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         decoded_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
+        super().__init__(_HEAD.size)
         self._encoding = encoding.strip().lower()
         self._message_bytes_max = message_bytes_max
         self._decoded_bytes_left = decoded_bytes_max
-        # The unfinished message, in the pieces in which it came: joining them once keeps a long one linear.
-        self._pieces: list[bytes] = []
-        self._held_bytes = 0
-        self._wanted_bytes = _HEAD.size
-        self._error: WireError | None = None
 
-    @property
-    def is_between_messages(self) -> bool:
-        """Nothing of an unfinished message has come."""
-        return self._held_bytes == 0
+    def _length_at(self, held: bytes, position: int) -> int:
+        flag, length = _HEAD.unpack_from(held, position)
+        if flag not in (_PLAIN, _COMPRESSED):
+            raise GrpcInvalid(f"message begins with {flag}, neither plain nor compressed")
+        if length > self._message_bytes_max:
+            raise GrpcInvalid(f"message of {length} bytes exceeds {self._message_bytes_max}")
+        return _HEAD.size + int(length)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """
-        Read the next piece of the body.
-
-        Returns:
-            The messages that it finished, in order; often none.
-
-        Raises:
-            WireError: Not gRPC, too long, or not what its coding says; the reader is of no use afterwards.
-        """
-        self.end()
-        self._pieces.append(data)
-        self._held_bytes += len(data)
-        if self._held_bytes < self._wanted_bytes:
-            return []
-        found: list[bytes] = []
-        held = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        try:
-            position = self._take_messages(held, found)
-        except WireError as error:
-            self._error = error
-            self._pieces.clear()
-            if not found:
-                raise
-            return found
-        rest = held[position:]
-        self._pieces = [rest] if rest else []
-        self._held_bytes = len(rest)
-        return found
-
-    def end(self) -> None:
-        """
-        The body is over.
-
-        Raises:
-            WireError: What came behind the last message is none.
-        """
-        if self._error is not None:
-            raise self._error
-
-    def _take_messages(self, held: bytes, found: list[bytes]) -> int:
-        """Add the whole messages in `held` to `found`; return where the unfinished one begins."""
-        position = 0
-        while len(held) - position >= _HEAD.size:
-            flag, length = _HEAD.unpack_from(held, position)
-            if flag not in (_PLAIN, _COMPRESSED):
-                raise GrpcInvalid(f"message begins with {flag}, neither plain nor compressed")
-            if length > self._message_bytes_max:
-                raise GrpcInvalid(f"message of {length} bytes exceeds {self._message_bytes_max}")
-            start = position + _HEAD.size
-            end = start + length
-            if end > len(held):
-                self._wanted_bytes = _HEAD.size + length
-                return position
-            message = held[start:end]
-            found.append(self._decompressed(message) if flag == _COMPRESSED else message)
-            position = end
-        self._wanted_bytes = _HEAD.size
-        return position
+    def _message_at(self, held: bytes, position: int, end: int) -> bytes:
+        message = held[position + _HEAD.size : end]
+        return self._decompressed(message) if held[position] == _COMPRESSED else message
 
     def _decompressed(self, message: bytes) -> bytes:
         if self._encoding in _NO_CODINGS:

@@ -18,9 +18,9 @@ CALLS = {
     "cohere-chat": (14.0, 2.5),
     "google-interactions": (14.0, 1.5),
     "ollama-native": (12.0, 3.4),
-    "bedrock-converse": (28.0, 16.5),
-    "bedrock-invoke (Claude)": (26.0, 14.5),
-    "bedrock-invoke (Llama)": (80.0, 68.5),
+    "bedrock-converse": (30.0, 19.5),
+    "bedrock-invoke (Claude)": (28.0, 17.5),
+    "bedrock-invoke (Llama)": (83.0, 73.5),
 }
 WARM = 100
 EVENTS = 1000
