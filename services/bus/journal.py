@@ -14,20 +14,21 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import orjson
 
-from services.bus.segment import ENTRY_BYTES_MAX, EntryKind, encode_entry, encode_single, entry_head, part_of_single
+from services.bus.draft import Draft
+from services.bus.segment import ENTRY_BYTES_MAX, EntryKind, encode_entry, encode_single, single_encoder
 from services.bus.store import (
     SEGMENT_SUFFIX,
     EpochReader,
     PastEpoch,
     Segment,
-    unfinished_record,
     write_covered,
 )
+from services.bus.tail import Tail, exactly
 
 _EPOCH_NAME = re.compile("[0-9a-f]{32}")
 # In a draft, which is a record; inside a string of it the quotes would be escaped.
@@ -37,11 +38,6 @@ _PAST_EPOCHS_MAX = 64
 # A draft is written again when the segment that has it is this many segments behind (more when there are many
 # drafts), so that an exchange that lasts for days does not keep every segment since its start alive.
 _CARRY_SEGMENTS = 4
-# Parts of a draft that are kept before they are merged: parsing JSON is dear beside an append.
-_DRAFT_PARTS_MAX = 16
-# Records kept in memory for sending, beyond the window that may be under way. What is older is read from disk.
-_TAIL_RECORDS_MAX = 2048
-_TAIL_BYTES_MAX = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,41 +60,6 @@ class JournalLimits:
     waiting_bytes_max: int = 16 * 1024 * 1024
 
 
-class _Draft:
-    """An exchange that is not over: where its draft is on disk, and what it says by now."""
-
-    __slots__ = ("_ends_in_a_repeat", "_entries", "key", "progress_head", "segment_number")
-
-    def __init__(self, key: bytes, segment_number: int, draft: bytes) -> None:
-        self.key = key
-        self.segment_number = segment_number
-        self.progress_head = entry_head(EntryKind.PROGRESSED, 0, key)
-        # As they were written: their heads have one length.
-        self._entries = [encode_single(self.progress_head, draft)]
-        self._ends_in_a_repeat = False
-
-    def add(self, entry: bytes, repeats: bool) -> None:
-        if repeats and self._ends_in_a_repeat:
-            self._entries[-1] = entry
-            return
-        self._entries.append(entry)
-        self._ends_in_a_repeat = repeats
-        if len(self._entries) > _DRAFT_PARTS_MAX:
-            self._entries = [encode_single(self.progress_head, self.record())]
-            self._ends_in_a_repeat = False
-
-    def record(self) -> bytes:
-        return unfinished_record([part_of_single(entry, self.progress_head) for entry in self._entries])
-
-    @property
-    def first_part(self) -> bytes:
-        return part_of_single(self._entries[0], self.progress_head)
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(map(len, self._entries))
-
-
 class Journal:
     """
     The journal of one publisher, open for one life of its process. Only one process may have it open.
@@ -113,6 +74,7 @@ class Journal:
         on_unsynced: Called when there is something to `sync`, and there was nothing before: with True for what
             exchanges begin and end with, with False for their progress.
         on_problem: Called when `problem` is set.
+        is_holding: What the data path writes waits for `write_held`.
     """
 
     left_behind = None
@@ -128,13 +90,16 @@ class Journal:
         self.on_problem: Callable[[], None] = _ignore
         self._limits = limits
         self._folder = folder / self.epoch
-        self._drafts: dict[str, _Draft] = {}
+        self._drafts: dict[str, Draft] = {}
+        self.is_holding = False
+        self._held: list[bytes] = []
+        self._held_records: list[bytes] = []
+        self._otherwise: dict[int, Callable[[], None]] = {}
         self._waiting: deque[tuple[str | None, tuple[bytes, ...]]] = deque()
         self._waiting_bytes = 0
         self._segments: list[Segment] = []
         self._reader = EpochReader(self._segments)
-        self._tail: deque[bytes] = deque()  # the newest records, up to `last`
-        self._tail_bytes = 0
+        self._tail = Tail()  # up to `last`
         self._descriptor = -1
         self._segment_number = 0
         self._written = 0  # size of the open segment
@@ -160,39 +125,80 @@ class Journal:
         journal._rotate()
         return journal
 
-    # What the data path calls.
+    # What the data path calls. While `is_holding`, entries wait for `write_held`: one write serves them all.
 
     def start(self, exchange_id: str, draft: bytes) -> None:
         """An exchange begins; `draft` is the record that stands if this process dies now."""
-        key = exchange_id.encode()
-        if self._append(encode_entry(EntryKind.STARTED, 0, key, (draft,))):
-            self._hurry()
-            self._drafts.pop(exchange_id, None)  # the oldest draft stands first, always
-            self._drafts[exchange_id] = _Draft(key, self._segment_number, draft)
+        begun = Draft(exchange_id.encode(), draft)
+        entry = encode_entry(EntryKind.STARTED, 0, begun.key, (draft,))
+        if not self.is_holding:
+            self._begin(exchange_id, begun, entry)
+            return
+        self._hold(entry, partial(self._begin, exchange_id, begun, entry))
+        self._keep(exchange_id, begun)
 
-    def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
-        """
-        `members`, a JSON object, replaces members of the draft at top level.
-
-        Progress that `repeats` always has the same members: the last stands for all, and nothing has to be merged.
-        """
+    def progress(self, exchange_id: str, members: bytes) -> None:
+        """`members`, a JSON object, replaces members of the draft at top level."""
         draft = self._drafts.get(exchange_id)
         if draft is None:
             return  # without its start on disk (which was full then) progress would mean nothing to a reader
         entry = encode_single(draft.progress_head, members)
-        if self._append(entry):
-            draft.add(entry, repeats)
+        draft.add(entry)
+        self._held.append(entry)
+        if not self.is_holding:
+            self.write_held()
+
+    def repeats(self, exchange_id: str) -> Callable[[bytes], None]:
+        """Return what takes `progress` that has the same members each time: the last stands for all."""
+        if (draft := self._drafts.get(exchange_id)) is None:
+            return _ignore
+        encode, hold = single_encoder(draft.progress_head), self._held.append
+
+        def repeat(members: bytes) -> None:
+            draft.repeated = entry = encode(members)
+            hold(entry)
+            if not self.is_holding:
+                self.write_held()
+
+        return repeat
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Write the records that an exchange ends with and close its draft, in one entry: both or neither."""
-        if not self._waiting and self._append_finished(exchange_id, records):
+        if self.is_holding and not self._waiting:
+            self._hold(self._finished(exchange_id, records), partial(self.finish, exchange_id, records))
+            self._held_records += records
+            self._drafts.pop(exchange_id or "", None)
+            return
+        if not self._waiting and self._finish(exchange_id, records):
             return
         size = sum(map(len, records))
         if size > ENTRY_BYTES_MAX // 2 or self._waiting_bytes + size > self._limits.waiting_bytes_max:
             self.dropped += len(records)
             return
-        self._waiting.append((exchange_id, tuple(map(_exactly, records))))
+        self._waiting.append((exchange_id, tuple(map(exactly, records))))
         self._waiting_bytes += size
+
+    def write_held(self) -> None:
+        """Write what is held, all at once; what cannot be, each by itself."""
+        if not self._held:
+            return
+        entries = b"".join(self._held)
+        if len(entries) <= self._room and self._append(entries):
+            self._held.clear()
+            if self._otherwise:
+                self._hurry()
+                self._otherwise.clear()
+                self._take(self._held_records)
+                self._held_records.clear()
+            return
+        held, otherwise = self._held.copy(), self._otherwise.copy()
+        self._held.clear()
+        self._otherwise.clear()
+        self._held_records.clear()
+        was_holding, self.is_holding = self.is_holding, False
+        for position, entry in enumerate(held):
+            otherwise.get(position, partial(self._append, entry))()
+        self.is_holding = was_holding
 
     # What the publisher calls.
 
@@ -220,8 +226,11 @@ class Journal:
         """Try again to write what waits for room on the disk, and to make a segment when there is none."""
         if self._descriptor < 0:
             self._rotate()
-        while self._waiting and self._append_finished(*self._waiting[0]):
-            _, records = self._waiting.popleft()
+        while self._waiting:
+            exchange_id, records = self._waiting[0]
+            if not self._finish(exchange_id, records):
+                break
+            self._waiting.popleft()
             self._waiting_bytes -= sum(map(len, records))
         if self.problem is not None and not self._waiting and self._descriptor >= 0:
             # Nothing waits, so only a try tells whether there is room again: an entry that says nothing.
@@ -239,14 +248,7 @@ class Journal:
         in_tail = first - (self.last - len(self._tail) + 1)
         if in_tail < 0 or first > self.last:
             return self._reader.read(first, records_max, bytes_max) if first <= self.last else []
-        found: list[bytes] = []
-        total = 0
-        for record in islice(self._tail, in_tail, in_tail + records_max):
-            total += len(record)
-            if found and total > bytes_max:
-                break
-            found.append(record)
-        return found
+        return self._tail.read(in_tail, records_max, bytes_max)
 
     def forget(self, segment: Segment) -> None:
         """Give up on a segment that has vanished and on all before it."""
@@ -257,8 +259,7 @@ class Journal:
 
     def cover(self, mark: int) -> None:
         """Everything of this epoch up to `mark` is committed."""
-        while self._tail and self.last - len(self._tail) < mark:
-            self._tail_bytes -= len(self._tail.popleft())
+        self._tail.drop(mark - (self.last - len(self._tail)))
 
     def expire(self, mark: int, now_unix_s: float) -> None:
         """Delete what is committed, of this epoch up to `mark`, and need not be kept any longer."""
@@ -317,7 +318,7 @@ class Journal:
 
     # Underneath.
 
-    def _oldest_draft(self) -> list[_Draft]:
+    def _oldest_draft(self) -> list[Draft]:
         return [next(iter(self._drafts.values()))] if self._drafts else []
 
     def _is_expired(self, covered_at_unix_s: float | None, now_unix_s: float) -> bool:
@@ -332,21 +333,39 @@ class Journal:
         self._other_bytes -= segment.size_bytes
         segment.path.unlink(missing_ok=True)
 
-    def _append_finished(self, exchange_id: str | None, records: Sequence[bytes]) -> bool:
+    def _hold(self, entry: bytes, otherwise: Callable[[], None]) -> None:
+        """Hold an entry; `otherwise` is done in its place if the entries that are held cannot be written as one."""
+        self._otherwise[len(self._held)] = otherwise
+        self._held.append(entry)
+
+    def _finished(self, exchange_id: str | None, records: Sequence[bytes]) -> bytes:
         key = b"" if exchange_id is None else exchange_id.encode()
-        if not self._append(encode_entry(EntryKind.FINISHED, self.last + 1, key, records)):
+        return encode_entry(EntryKind.FINISHED, self.last + 1 + len(self._held_records), key, records)
+
+    def _finish(self, exchange_id: str | None, records: Sequence[bytes]) -> bool:
+        if not self._append(self._finished(exchange_id, records)):
             return False
         self._hurry()
-        for record in records:
-            self.last += 1
-            self._tail.append(_exactly(record))
-            self._tail_bytes += len(record)
-        while len(self._tail) > _TAIL_RECORDS_MAX or self._tail_bytes > _TAIL_BYTES_MAX:
-            self._tail_bytes -= len(self._tail.popleft())
-        self._segments[-1].last = self.last
-        if exchange_id is not None:
-            self._drafts.pop(exchange_id, None)
+        self._take(records)
+        self._drafts.pop(exchange_id or "", None)
         return True
+
+    def _begin(self, exchange_id: str, draft: Draft, entry: bytes) -> None:
+        self._drafts.pop(exchange_id, None)
+        if self._append(entry):
+            self._hurry()
+            self._keep(exchange_id, draft)
+
+    def _keep(self, exchange_id: str, draft: Draft) -> None:
+        draft.segment_number = self._segment_number
+        self._drafts.pop(exchange_id, None)  # the oldest draft stands first, always
+        self._drafts[exchange_id] = draft
+
+    def _take(self, records: Sequence[bytes]) -> None:
+        """Records have been written."""
+        self._tail.add(records)
+        self.last += len(records)
+        self._segments[-1].last = self.last
 
     def _append(self, entry: bytes) -> bool:
         """Write one entry, whole or not at all; False if it could not be."""
@@ -469,13 +488,8 @@ class Journal:
             # Straight to the file: an append could rotate again.
             if not self._write(encode_entry(EntryKind.STARTED, 0, draft.key, (record,))):
                 return
-            del self._drafts[exchange_id]
-            self._drafts[exchange_id] = _Draft(draft.key, self._segment_number, record)
-
-
-def _exactly(written: bytes) -> bytes:
-    """Copy what is to be kept: bytes as orjson returns them may hold sixteen times the memory that they need."""
-    return bytes(memoryview(written))
+            draft.begin(record)
+            self._keep(exchange_id, draft)
 
 
 def _ignore(*_: object) -> None:

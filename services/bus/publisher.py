@@ -187,6 +187,7 @@ class ExchangePublisher:
         # What the data path calls for every event that carries counts goes straight to the journal.
         self.start = journal.start
         self.progress = journal.progress
+        self.repeats = journal.repeats
         self._notices = notices
         self._told: tuple[str | None, int] = (None, 0)
         self._live = _Stream(self._journal)

@@ -9,12 +9,13 @@ an exchange never stand without the end of its draft. Reading stops for good at 
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 from zlib import crc32
 
 _HEAD = struct.Struct("<II")
+_pack_head = _HEAD.pack
 _SEQUENCE = struct.Struct("<Q")
 _BODY_HEAD = struct.Struct("<QBB")  # sequence, kind, id length
 _LENGTH = struct.Struct("<I")
@@ -55,6 +56,23 @@ def encode_single(head: bytes, part: bytes) -> bytes:
     """Write an entry of one part behind a head that `entry_head` has written; `part_of_single` returns the part."""
     summed = head + _LENGTH.pack(len(part)) + part
     return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
+
+
+def single_encoder(head: bytes) -> Callable[[bytes], bytes]:
+    """Return what writes as `encode_single` does, for many parts behind one head, which nearly always have one size."""
+    part_bytes, length, prefix, prefix_sum = -1, 0, b"", 0
+
+    def encode(part: bytes) -> bytes:
+        nonlocal part_bytes, length, prefix, prefix_sum
+        size = len(part)
+        if size != part_bytes:
+            part_bytes = size
+            prefix = head + _LENGTH.pack(size)
+            length = len(prefix) + size - _SEQUENCE.size
+            prefix_sum = crc32(prefix)
+        return _pack_head(length, crc32(part, prefix_sum)) + prefix + part
+
+    return encode
 
 
 def part_of_single(entry: bytes, head: bytes) -> bytes:

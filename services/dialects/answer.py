@@ -18,7 +18,7 @@ Of messages that come together a dialect may leave out those that cannot change 
 has to be sure: looking into bytes chooses candidates, the JSON parser decides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from services.dialects.counts import error_name_of, json_of, object_of, objects_of
@@ -106,6 +106,9 @@ class AnswerReader:
         end_is_final: The dialect's end mark is the last word: a body that breaks off behind it was complete.
         end_mark: Data of the event that is such a last word, where it is no message (`[DONE]`).
         framing: Of a stream that is neither events nor an array; None where the content type names none.
+
+    Attributes:
+        takes_events: What comes next may be told by `feed_event`, if it is one event as a whole.
     """
 
     def __init__(
@@ -130,6 +133,25 @@ class AnswerReader:
         self._framing = framing
         self._split = self._split_by_first_byte
         self._failure: str | None = None
+        self.takes_events = False
+
+    def event_feeder(self) -> Callable[[bytes], bool]:
+        """Return what takes, while `takes_events`, the data of an event that came alone and whole, as `feed` would."""
+        worth_parsing, read, end_mark = self._tally.worth_parsing, self._tally.read, self._end_mark
+
+        def feed_event(data: bytes) -> bool:
+            if data == end_mark:
+                self._saw_end_mark = True
+            changed = False
+            for text in worth_parsing([data]):
+                try:
+                    message = json_of(text)
+                except ValueError:
+                    continue  # in a stream, something else than JSON is nothing
+                changed = type(message) is dict and read(message)
+            return changed
+
+        return feed_event
 
     def feed(self, data: bytes) -> bool:
         if self._failure is not None:
@@ -140,7 +162,9 @@ class AnswerReader:
             if self._content_type == EVENT_STREAM and not self._is_event_stream:
                 return self._feed_as_events(data)
             self._failure = str(error)
+            self.takes_events = False
             return False
+        self.takes_events = self._split == self._events.feed_data and self._events.is_between_events
         if self._is_event_stream or self._framing is not None:
             if self._end_mark is not None and self._is_event_stream and self._end_mark in texts:
                 self._saw_end_mark = True

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
+from orjson import JSONDecodeError, loads
 
 from services.events.usage import Counts
 
@@ -48,8 +48,8 @@ def json_of(text: bytes) -> object:
         ValueError: It is not JSON.
     """
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return loads(text)
+    except JSONDecodeError:
         return _json_of_lenient(text)
 
 

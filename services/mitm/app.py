@@ -16,6 +16,7 @@ from services.dialects.model_names import ModelNames
 from services.events.identity import UlidSource
 from services.events.lifecycle import Missing
 from services.mitm.config import SIMULATED_HOST, HostList, MitmConfig
+from services.mitm.convoy import Convoy
 from services.mitm.keystore import Keystore
 from services.mitm.observer import ObserverParts
 from services.mitm.peer import PeerDirectory
@@ -35,7 +36,7 @@ async def mitm(process: Process) -> None:
     addresses = Addresses(config.run_directory)
     journal = Journal.open(config.journal_directory, process.name)
     publisher = ExchangePublisher(journal, addresses, logs)
-    poller = Poller(asyncio.get_running_loop(), logs)
+    poller = Poller(asyncio.get_running_loop(), logs, Convoy(journal))
     scratch = Scratch()
 
     def context_for(host: str, usual: ssl.SSLContext) -> ssl.SSLContext:

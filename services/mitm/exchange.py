@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from services.mitm.observer import Abort, Observation, ObserverParts
 from services.mitm.socket_observation import SocketObservation, observe_socket
+from services.wire.event_chunk import event_in_chunk
 from services.wire.http1 import (
     Body,
     ChunkedBody,
@@ -150,8 +151,13 @@ class Exchange:
         if type(body) is not ChunkedBody or observation is None or not observation.reads_response:
             return None
         only_chunk, response_content = body.only_chunk, observation.response_content
+        follow_event = observation.event_follower()
 
         def follow(data: bytearray, view: memoryview, size: int) -> bool:
+            if not body.is_between_chunks:
+                return False
+            if follow_event is not None and (found := event_in_chunk(data, size)) is not None and follow_event(*found):
+                return True
             start = only_chunk(data, size)
             if not start:
                 return False

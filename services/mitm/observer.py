@@ -13,8 +13,9 @@ from functools import lru_cache
 from typing import Protocol
 
 import orjson
+from orjson import dumps
 
-from services.dialects.answer import FIRST_ERROR_STATUS
+from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader
 from services.dialects.dialect import Call, CallKind, RequestFacts, RequestReader, ResponseReader, SocketReader
 from services.dialects.model_names import ModelCatalogueReader, ModelNames
 from services.dialects.recognise import catalogue_reader, recognise, request_reader, response_reader, socket_reader
@@ -47,8 +48,12 @@ class Outbox(Protocol):
     def start(self, exchange_id: str, draft: bytes) -> None:
         """A model call begins: `draft` is its record if this process dies now."""
 
-    def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
-        """`members` replace those of the draft; progress that `repeats` always has the same members."""
+    def progress(self, exchange_id: str, members: bytes) -> None:
+        """`members` replace those of the draft."""
+
+    def repeats(self, exchange_id: str) -> Callable[[bytes], None]:
+        """Return what takes progress that has the same members each time."""
+        ...
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """The exchange is over; these are its records."""
@@ -240,9 +245,35 @@ class Observation:
         except Exception as error:
             self.failed(error)
 
+    def event_follower(self) -> Callable[[bytes, int], bool] | None:
+        """
+        Return what takes the data of one event that came alone and whole, with the size of the piece that it stood in.
+
+        It returns False, having done nothing, where `response_content` has to be told instead. None if the response is
+        no stream of events that can be read so.
+        """
+        reader = self._response_reader
+        if not isinstance(reader, AnswerReader) or self._decoder is not None:
+            return None
+        feed_event, counts, response_model = reader.event_feeder(), reader.counts, reader.response_model
+        journal = self._parts.outbox.repeats(self._id)
+
+        def follow(event: bytes, size: int) -> bool:
+            if not reader.takes_events or not self.reads_response:
+                return False
+            self.bytes_down += size
+            try:
+                if feed_event(event):
+                    journal(dumps({"usage": counts(), "response_model": response_model()}))
+            except Exception as error:
+                self.failed(error)
+            return True
+
+        return follow
+
     def _journal_counts(self, reader: ResponseReader) -> None:
         members = {"usage": reader.counts(), "response_model": reader.response_model()}
-        self._parts.outbox.progress(self._id, orjson.dumps(members), repeats=True)
+        self._parts.outbox.repeats(self._id)(dumps(members))
 
     def _stop_reading(self, problem: str) -> None:
         self._problem = problem

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TypeAlias
 
+from services.mitm.convoy import Convoy
 from services.runtime.logs import Logs
 
 READ = select.EPOLLIN
@@ -32,20 +33,36 @@ class Poller:
     A handler is called with the epoll events of its descriptor, which is level-triggered; where nothing but `READ` is
     there, `on_readable` is called instead, if there is one. Neither must raise: an exception is a bug, logged with its
     traceback, and `fail` is called, by which the owner ends what it was for.
+
+    What handlers send leaves at the end of a wake-up (`convoy`). Where nothing but `READ` is there and one has said
+    `pass_by`, its two steps come before all handlers, each for all who have one before the other.
     """
 
-    __slots__ = ("_closing", "_epoll", "_failures", "_handlers", "_logs", "_loop", "_readers", "now")
+    __slots__ = (
+        "_closing",
+        "_epoll",
+        "_failures",
+        "_handlers",
+        "_logs",
+        "_loop",
+        "_passages",
+        "_readers",
+        "convoy",
+        "now",
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, logs: Logs) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, logs: Logs, convoy: Convoy | None = None) -> None:
         self._loop = loop
         self._logs = logs
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._readers: dict[int, Callable[[], None]] = {}
+        self._passages: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
         self._failures: dict[int, Callable[[], None]] = {}
         self._closing: list[socket.socket] = []
         # Monotonic seconds, read once per wake-up.
         self.now = monotonic()
+        self.convoy = convoy or Convoy()
         loop.add_reader(self._epoll.fileno(), self._dispatch)
 
     def watch(
@@ -68,6 +85,14 @@ class Poller:
         """Call `on_readable` from now on where nothing but `READ` is there."""
         self._readers[descriptor] = on_readable
 
+    def pass_by(self, descriptor: int, receive: Callable[[], bool], pass_on: Callable[[], None]) -> None:
+        """Call `receive` where nothing but `READ` is there, and `pass_on` if it says so; see the class."""
+        self._passages[descriptor] = receive, pass_on
+
+    def pass_no_more(self, descriptor: int) -> None:
+        """Undo `pass_by`."""
+        self._passages.pop(descriptor, None)
+
     def change(self, descriptor: int, events: int) -> None:
         """Wait for other events."""
         self._epoll.modify(descriptor, events)
@@ -77,6 +102,7 @@ class Poller:
         if self._handlers.pop(descriptor, None) is not None:
             del self._failures[descriptor]
             self._readers.pop(descriptor, None)
+            self._passages.pop(descriptor, None)
             self._epoll.unregister(descriptor)
 
     def close_socket(self, sock: socket.socket) -> None:
@@ -93,20 +119,51 @@ class Poller:
         self._epoll.close()
         self._handlers.clear()
         self._readers.clear()
+        self._passages.clear()
         self._failures.clear()
 
     def _dispatch(self) -> None:
         self.now = monotonic()
+        ready = self._epoll.poll(0, _BATCH)
+        self.convoy.open()
+        if self._passages:
+            ready = self._pass_on(ready)
         handlers, readers = self._handlers, self._readers
-        for descriptor, events in self._epoll.poll(0, _BATCH):
+        for descriptor, events in ready:
             try:
                 if events == READ and descriptor in readers:
                     readers[descriptor]()
                 elif descriptor in handlers:
                     handlers[descriptor](events)
             except Exception as error:
-                self._logs.error("handler.failed", error=error)
-                self._failures.get(descriptor, _ignore)()
+                self._failed(descriptor, error)
+        self.convoy.close()
+
+    def _pass_on(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Take the steps of the passages, and return what else is ready."""
+        passages = self._passages
+        others, coming = [], []
+        for each in ready:
+            descriptor, events = each
+            if events != READ or descriptor not in passages:
+                others.append(each)
+                continue
+            receive, pass_on = passages[descriptor]
+            try:
+                if receive():
+                    coming.append((descriptor, pass_on))
+            except Exception as error:
+                self._failed(descriptor, error)
+        for descriptor, pass_on in coming:
+            try:
+                pass_on()
+            except Exception as error:
+                self._failed(descriptor, error)
+        return others
+
+    def _failed(self, descriptor: int, error: Exception) -> None:
+        self._logs.error("handler.failed", error=error)
+        self._failures.get(descriptor, _ignore)()
 
     def _close_sockets(self) -> None:
         closing, self._closing = self._closing, []

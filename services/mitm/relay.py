@@ -6,12 +6,14 @@ carry them), but whatever happens to it, the bytes leave. What upstream did not 
 that breaks off resets the client's connection. A request that was sent ahead of its turn (pipelined) waits, bounded.
 """
 
+from collections.abc import Callable
 from enum import Enum
 
 from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
 from services.mitm.observer import Abort, Peer
+from services.mitm.passage import Passage, open_passage
 from services.mitm.refusal import refusal
-from services.mitm.stream import BROKEN_OFF, ENDED, KEPT, NOTHING_YET, Passage, Stream, TlsFailed
+from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
 from services.mitm.tunnel import BACKLOG_BYTES_MAX
 from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import RelayOwner, Wiring
@@ -269,25 +271,29 @@ class Relay:
 
     def _on_more_of_response(self) -> None:
         """As `_on_upstream`, once the head has passed."""
-        upstream, passage = self._upstream, self._passage
+        upstream = self._upstream
+        assert upstream is not None
+        self._take_more_of_response(upstream.receive)
+
+    def _take_more_of_response(self, receive: Callable[[], int]) -> None:
+        upstream = self._upstream
         assert upstream is not None
         self.deadline = self._poller.now + self._idle_timeout_s  # a part of a TLS record is movement too
         try:
-            size = upstream.receive() if passage is None else passage.step()
+            size = receive()
         except TlsFailed as error:
             self._upstream_gone(BROKEN_OFF, f"TLS with {self._route.host} failed: {error}")
             return
-        if size == NOTHING_YET:
-            return  # nearly always: one event has come, and has passed
-        if size == KEPT:
-            if self._client.backlog > BACKLOG_BYTES_MAX:
-                upstream.pause()
-        elif size > 0:
+        if size > 0:
             self._take_response(self._plain, self._view, 0, size)
             if upstream.ended and self._upstream is upstream:
                 self._upstream_gone(ENDED)
-        else:
+        elif size != NOTHING_YET:
             self._upstream_gone(size)
+
+    def _on_kept(self) -> None:
+        if self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
+            self._upstream.pause()
 
     def _take_response_head(self, data: bytearray, view: memoryview, size: int) -> None:
         """Read heads out of `data[:size]`, interim ones (1xx) included, and go on with the body of the final one."""
@@ -308,9 +314,22 @@ class Relay:
             exchange.begin_response(self._poller.now)
             self._take_response(data, view, start, size)
             if self._exchange is exchange and self._upstream is not None:
-                follow = exchange.chunk_follower()
-                self._passage = Passage(self._upstream, self._client, self._wiring.scratch, follow) if follow else None
                 self._upstream.watch(self._on_more_of_response, self._on_upstream_drained, self.fail)
+                if (follow := exchange.chunk_follower()) is not None:
+                    self._passage = open_passage(
+                        self._upstream,
+                        self._client,
+                        follow,
+                        poller=self._poller,
+                        scratch=self._wiring.scratch,
+                        otherwise=self._take_more_of_response,
+                        on_kept=self._on_kept,
+                    )
+
+    def _close_passage(self) -> None:
+        if self._passage is not None:
+            self._passage.close()
+            self._passage = None
 
     def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
         """Observe and forward `data[:size]`, of which the response's body begins at `start`."""
@@ -345,7 +364,8 @@ class Relay:
         assert request is not None and response is not None and upstream is not None
         whole = self._exchange.request_body.done
         keeps_alive = request.keeps_alive and response.keeps_alive and whole
-        self._upstream = self._passage = None
+        self._upstream = None
+        self._close_passage()
         if keeps_alive and not extra and not upstream.ended and not upstream.sent_failed:
             self._wiring.pool.put(self._route, upstream)
         else:
@@ -446,7 +466,8 @@ class Relay:
 
     def _drop_upstream(self) -> None:
         if self._upstream is not None:
-            upstream, self._upstream, self._passage = self._upstream, None, None
+            upstream, self._upstream = self._upstream, None
+            self._close_passage()
             self._wiring.pool.discard(upstream)
 
     def _end(self, *, abort_client: bool = False) -> None:
@@ -463,7 +484,9 @@ class Relay:
     def expire(self) -> None:
         """What was awaited has not come until the deadline."""
         host, limits = self._route.host, self._wiring.limits
-        if self._phase is _Phase.HEAD and self._ahead:
+        if self._passage is not None and self._passage.moved_at + self._idle_timeout_s > self.deadline:
+            self.deadline = self._passage.moved_at + self._idle_timeout_s
+        elif self._phase is _Phase.HEAD and self._ahead:
             self._refuse(408, f"no whole request head within {limits.head_timeout_s:g} s", "request_timeout")
         elif self._phase in (_Phase.HEAD, _Phase.LINGER):
             self._end()

@@ -3,8 +3,8 @@ One non-blocking socket, in clear or under TLS, watched by the poller.
 
 TLS is an `ssl.SSLObject` between two memory BIOs that we own: asyncio's TLS transports send no alerts, hide the reason
 when a peer refuses our certificate, and cost more. Reading fills one buffer that all streams of the process share: what
-is not used before the next `receive` has to be copied. Writing sends at once what the socket takes and keeps the rest;
-`backlog` says how much that is, `on_drained` is called when it is gone.
+is not used before the next `receive` has to be copied. Writing sends what the socket takes, in a wake-up at the end of
+it (convoy.py), and keeps the rest; `backlog` says how much that is, `on_drained` is called when it is gone.
 """
 
 import socket
@@ -13,12 +13,13 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
+from services.mitm.convoy import PIECE_BYTES_MAX
 from services.mitm.poller import BROKEN, READ, WRITE, Poller
 
 # Ciphertext taken from a socket at once: several full TLS records, small enough for the processor's cache.
 _CIPHER_BYTES = 64 * 1024
 # Plaintext is shorter than its ciphertext; one record's worth is left for what OpenSSL held back from the read before.
-_PLAIN_BYTES = _CIPHER_BYTES + 20 * 1024
+PLAIN_BYTES = _CIPHER_BYTES + 20 * 1024
 # One write to OpenSSL: bounds what a memory BIO grows to and never gives back.
 _WRITE_BYTES = 64 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger, socket(7)
@@ -27,9 +28,6 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger, socket(7)
 NOTHING_YET = 0
 ENDED = -1  # the peer said that it will send no more: close_notify under TLS, FIN in clear
 BROKEN_OFF = -2  # the connection ended without that
-
-# What else `Passage.step` returns.
-KEPT = -3  # the piece has passed, but the socket that it goes to does not take all of it now
 
 
 class TlsFailed(Exception):
@@ -43,7 +41,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self.cipher = memoryview(bytearray(_CIPHER_BYTES))
-        self.plain = bytearray(_PLAIN_BYTES)
+        self.plain = bytearray(PLAIN_BYTES)
         self.plain_view = memoryview(self.plain)
 
 
@@ -52,6 +50,7 @@ class Stream:
 
     __slots__ = (
         "_cipher",
+        "_convoy",
         "_events",
         "_incoming",
         "_outgoing",
@@ -80,6 +79,7 @@ class Stream:
         self.socket = sock
         self.descriptor = sock.fileno()
         self._poller = poller
+        self._convoy = poller.convoy
         self._cipher = scratch.cipher
         self._plain_view = scratch.plain_view
         self._recv_into = sock.recv_into
@@ -180,37 +180,37 @@ class Stream:
         incoming = self._incoming
         incoming.write(self._cipher[:size])
         try:
-            size = self._read(_PLAIN_BYTES, self._plain_view)
+            size = self._read(PLAIN_BYTES, self._plain_view)
         except ssl.SSLError as error:
-            return self._read_stopped(0, error)
+            return self.read_stopped(0, error)
         # Nearly always that was all. (An answer to a key update goes out with what is sent next, RFC 8446 §4.6.3.)
-        return size if size and not incoming.pending else self._read_on(size)
+        return size if size and not incoming.pending else self.read_on(size)
 
     def receive_decrypted(self) -> int:
         """Decrypt what the TLS layer has; see `receive`."""
         try:
-            size = self._read(_PLAIN_BYTES, self._plain_view)
+            size = self._read(PLAIN_BYTES, self._plain_view)
         except ssl.SSLError as error:
-            return self._read_stopped(0, error)
-        return self._read_on(size)
+            return self.read_stopped(0, error)
+        return self.read_on(size)
 
-    def _read_on(self, total: int) -> int:
+    def read_on(self, total: int) -> int:
         """Go on behind a read of `total` bytes, which is 0 at the peer's close_notify."""
         self.ended = self.ended or not total
         try:
             # Asking again when nothing is left would cost an exception each time.
             while self._incoming.pending and not self.ended:
-                size = self._read(_PLAIN_BYTES, self._plain_view[total:])
+                size = self._read(PLAIN_BYTES, self._plain_view[total:])
                 self.ended = not size
                 total += size
         except ssl.SSLError as error:
-            return self._read_stopped(total, error)
+            return self.read_stopped(total, error)
         if self._outgoing.pending:
             self._flush_tls()
         return total or (ENDED if self.ended else NOTHING_YET)
 
-    def _read_stopped(self, total: int, error: ssl.SSLError) -> int:
-        """`total` bytes were read, then OpenSSL gave `error`: it wants more, the peer is done, or a record is bad."""
+    def read_stopped(self, total: int, error: ssl.SSLError) -> int:
+        """Go on where `total` bytes were read, then OpenSSL gave `error`: it wants more, is at the end, or fails."""
         if isinstance(error, ssl.SSLZeroReturnError):
             self.ended = True  # close_notify, after we have sent ours
         if self._outgoing.pending:
@@ -235,6 +235,10 @@ class Stream:
                 return BROKEN_OFF  # a reset is told once, and the send has heard it
             self.ended = True
         return size or ENDED
+
+    def reading(self) -> tuple[Callable[[memoryview], int], ssl.MemoryBIO, Callable[[int, memoryview], int]]:
+        """Return what `receive` is made of under TLS: take ciphertext, the BIO that it goes into, decrypt."""
+        return self._recv_into, self._incoming, self._read
 
     # -- writing -----------------------------------------------------------
 
@@ -263,6 +267,12 @@ class Stream:
         return len(self._unsent)
 
     def _send_raw(self, data: memoryview | bytes) -> int:
+        convoy = self._convoy
+        if convoy.is_open:
+            if len(data) <= PIECE_BYTES_MAX and type(data) is bytes and not convoy.is_full:
+                convoy.join((self._send, self._unsent, data, self))
+                return len(self._unsent)
+            convoy.leave()
         size = 0
         if not self._unsent:
             try:
@@ -274,9 +284,10 @@ class Stream:
                 return 0
             if size == len(data):
                 return 0
-        return self._keep(data[size:])
+        return self.keep(data[size:])
 
-    def _keep(self, data: memoryview | bytes) -> int:
+    def keep(self, data: memoryview | bytes) -> int:
+        """Keep what the socket did not take; return the `backlog`."""
         if not self._unsent:
             self._wait_for(self._events | WRITE)
         self._unsent += data
@@ -301,6 +312,12 @@ class Stream:
             if self._shut:
                 self._shut_socket(socket.SHUT_WR)
             self.on_drained()
+
+    def writing(
+        self,
+    ) -> tuple[Callable[[bytes], int], Callable[[memoryview | bytes], int], Callable[[], bytes], bytearray]:
+        """Return what `send` is made of under TLS: send ciphertext, encrypt, take ciphertext, and what waits."""
+        return self._send, self._write, self._outgoing.read, self._unsent
 
     # -- readiness ---------------------------------------------------------
 
@@ -359,6 +376,8 @@ class Stream:
             except ssl.SSLError:
                 pass  # it wants the peer's close_notify, which we do not wait for
             self._flush_tls()
+        if self._convoy.is_open:
+            self._convoy.leave()
         if not self._unsent:
             self._shut_socket(socket.SHUT_WR)
 
@@ -382,6 +401,8 @@ class Stream:
     def abort(self) -> None:
         """Close with a reset, so that the peer cannot take a broken message for a whole one."""
         if not self.closed:
+            if self._convoy.is_open:
+                self._convoy.leave()
             try:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             except OSError:
@@ -394,97 +415,6 @@ class Stream:
         # Who is called back holds this stream, too: no circle shall wait for the collector.
         self.on_readable = self.on_drained = self.on_closed = self.on_failed = _ignore
         self._poller.close_socket(self.socket)
-
-
-class Passage:
-    """
-    From one stream under TLS into another in a single step: `receive`, a look at what came, and `send`.
-
-    Nearly every event of a streamed answer comes alone and passes whole, and what it costs is the number of steps that
-    the interpreter takes. Whatever is not so simple is handed to the caller, as `receive` would.
-
-    Args:
-        source, sink: Have both begun TLS.
-        follow: Is shown `plain[:size]`, a view of it, and its size. True if that may be sent as it is; False, with
-            nothing done, if it needs another look.
-    """
-
-    __slots__ = (
-        "_cipher",
-        "_decrypt",
-        "_encrypt",
-        "_encrypted",
-        "_feed",
-        "_follow",
-        "_incoming",
-        "_plain",
-        "_recv_into",
-        "_send",
-        "_sink",
-        "_source",
-        "_unsent",
-        "_view",
-    )
-
-    def __init__(
-        self, source: Stream, sink: Stream, scratch: Scratch, follow: Callable[[bytearray, memoryview, int], bool]
-    ) -> None:
-        self._source = source
-        self._sink = sink
-        self._follow = follow
-        self._cipher = scratch.cipher
-        self._plain = scratch.plain
-        self._view = scratch.plain_view
-        self._recv_into = source._recv_into
-        self._incoming = source._incoming
-        self._feed = source._incoming.write
-        self._decrypt = source._read
-        self._encrypt = sink._write
-        self._encrypted = sink._outgoing.read
-        self._send = sink._send
-        self._unsent = sink._unsent
-
-    def step(self) -> int:
-        """
-        Pass on what is there, if it is simple.
-
-        Returns:
-            `NOTHING_YET` when there is nothing more to do, `KEPT`, or what `receive` returns: then a piece has come
-            that has not been followed and not been sent.
-
-        Raises:
-            TlsFailed: See `receive`.
-        """
-        try:
-            size = self._recv_into(self._cipher)
-        except OSError:
-            size = 0
-        if not size:
-            return self._source.receive()  # which says why
-        self._feed(self._cipher[:size])
-        try:
-            size = self._decrypt(_PLAIN_BYTES, self._view)
-        except ssl.SSLError as error:
-            return self._source._read_stopped(0, error)
-        if not size or self._incoming.pending:
-            return self._source._read_on(size)
-        if not self._follow(self._plain, self._view, size):
-            return size
-        sent = 0
-        try:
-            self._encrypt(self._view[:size])
-            data = self._encrypted()
-            if not self._unsent:
-                sent = self._send(data)
-                if sent == len(data):
-                    return NOTHING_YET
-        except BlockingIOError:
-            pass
-        except OSError:  # of the socket or of TLS
-            self._sink.sent_failed = True
-            return NOTHING_YET
-        self._sink._keep(data[sent:])
-        return KEPT
 
 
 def reason_of(error: ssl.SSLError) -> str:

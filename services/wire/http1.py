@@ -276,11 +276,11 @@ class ChunkedBody:
     until its end comes.
     """
 
-    __slots__ = ("_is_between_chunks", "_left", "_line", "_state", "_trailer_bytes", "done")
+    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "done", "is_between_chunks")
 
     def __init__(self) -> None:
         self._state = _Chunk.SIZE
-        self._is_between_chunks = True
+        self.is_between_chunks = True
         self._left = 0
         self._line = bytearray()
         self._trailer_bytes = 0
@@ -304,7 +304,7 @@ class ChunkedBody:
             HttpInvalid: The chunks are malformed, or a line or the trailer exceeds its limit.
         """
         while start < end and not self.done:
-            if self._is_between_chunks:
+            if self.is_between_chunks:
                 # Nearly always the chunk lies before `end` as a whole. Others: the last one, which is empty, one that
                 # goes on, and a bad one.
                 match = _match_chunk_start(data, start, end)
@@ -325,7 +325,7 @@ class ChunkedBody:
         Returns:
             Where its content starts, which ends 2 before `end`; 0 if they are anything else.
         """
-        if self._is_between_chunks:
+        if self.is_between_chunks:
             match = _match_chunk_start(data, 0, end)
             if match is not None:
                 start = match.end()
@@ -343,7 +343,7 @@ class ChunkedBody:
             start += 1
         else:
             start = self._follow_line(data, start, end)
-        self._is_between_chunks = self._state is _Chunk.SIZE and not self._line
+        self.is_between_chunks = self._state is _Chunk.SIZE and not self._line
         return start
 
     def _follow_data(self, start: int, end: int, content: list[tuple[int, int]]) -> int:

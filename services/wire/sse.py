@@ -56,6 +56,7 @@ class ServerSentEventReader:
 
     Attributes:
         retry_ms: The reconnection time that the stream asked for last, if any.
+        is_between_events: Nothing of an event or a line is held, for those who call `feed_data`.
     """
 
     def __init__(self, *, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
@@ -66,7 +67,7 @@ class ServerSentEventReader:
         self._line_bytes = 0
         self._at_start = True
         self._after_carriage_return = False
-        self._is_between_events = True  # False where `feed_data` has to look
+        self.is_between_events = True
         # The event under construction.
         self._data: list[bytes] = []
         self._event_bytes = 0
@@ -85,7 +86,7 @@ class ServerSentEventReader:
         Raises:
             EventTooLarge: The reader is of no use afterwards.
         """
-        self._is_between_events = False
+        self.is_between_events = False
         events: list[ServerSentEvent] = []
         for line in self._finished_lines(bytes(data)):
             if line:
@@ -97,7 +98,7 @@ class ServerSentEventReader:
     def feed_data(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """As `feed`, for callers who want the data of each event and neither its type nor its id."""
         piece = data if type(data) is bytes else bytes(data)
-        if self._is_between_events and piece.startswith(b"data: ") and len(piece) <= self._event_bytes_max:
+        if self.is_between_events and piece.startswith(b"data: ") and len(piece) <= self._event_bytes_max:
             # Nearly always it is one event of one line.
             if piece.endswith(b"\r\n\r\n"):
                 line = piece[6:-4]
@@ -124,7 +125,7 @@ class ServerSentEventReader:
                 elif (event := self._dispatch()) is not None:
                     found.append(event.data)
         unfinished = self._line_pieces or self._after_carriage_return or self._data or self._event_type
-        self._is_between_events = not unfinished
+        self.is_between_events = not unfinished
         return found
 
     def end(self) -> ServerSentEvent | None:

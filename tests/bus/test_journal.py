@@ -3,6 +3,7 @@
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -273,11 +274,12 @@ def test_the_last_progress_of_each_kind_stands(tmp_path_factory: pytest.TempPath
     directory = tmp_path_factory.mktemp("journal")
     journal = Journal.open(directory, "mitm-0", limits=JournalLimits(segment_bytes=600, retained_s=0))
     journal.start("a", b'{"id":"a"}')
+    repeat = journal.repeats("a")
     expected: dict[str, object] = {"id": "a"}
     for number, repeats in enumerate(repeating):
         name = "usage" if repeats else "model"
         expected[name] = number
-        journal.progress("a", orjson.dumps({name: number}), repeats=repeats)
+        (repeat if repeats else partial(journal.progress, "a"))(orjson.dumps({name: number}))
         for _ in range(5):  # enough for a segment
             journal.finish(None, [record(number)])
         journal.expire(journal.last, float(number))

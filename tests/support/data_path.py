@@ -19,6 +19,7 @@ from services.dialects.model_names import ModelNames
 from services.events.exchange import Client
 from services.events.identity import UlidSource
 from services.mitm.config import HostList
+from services.mitm.convoy import Convoy
 from services.mitm.observer import ObserverParts
 from services.mitm.poller import Poller
 from services.mitm.relay import Relay
@@ -70,7 +71,8 @@ class DataPath:
 
     def __init__(self, journal: Journal) -> None:
         logs = Logs("mitm-0", sink=_Nowhere())
-        self._poller = Poller(_NoLoop(), logs)  # type: ignore[arg-type]
+        self._awaits: AwaitsUpstream | None = None
+        self._poller = Poller(_NoLoop(), logs, Convoy(journal))  # type: ignore[arg-type]
         self._scratch = Scratch()
         self._shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._shown.num_tickets = 0
@@ -113,12 +115,15 @@ class DataPath:
         assert select.select([self._poller._epoll], [], [], WAIT_S)[0], "nothing has come"
 
     def dispatch(self) -> None:
-        """Let mitm do what is to be done: one wake-up."""
+        """Let mitm do what is to be done: one wake-up, and the dial that it asks for."""
         self._poller._dispatch()
+        if self._awaits is not None:
+            near, self.provider = self._connection(server_side=False)
+            self._awaits.upstream_ready(near)
+            self._awaits = None
 
     def _dial(self, route: Route, awaits: AwaitsUpstream) -> None:
-        near, self.provider = self._connection(server_side=False)
-        awaits.upstream_ready(near)
+        self._awaits = awaits
 
     def _connection(self, *, server_side: bool) -> tuple[Stream, TlsEnd]:
         """Connect mitm with somebody; `server_side` says which end mitm is."""

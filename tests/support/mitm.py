@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,8 +69,11 @@ class RememberingOutbox:
     def start(self, exchange_id: str, draft: bytes) -> None:
         self._write("start", exchange_id, json.loads(draft))
 
-    def progress(self, exchange_id: str, members: bytes, *, repeats: bool = False) -> None:
+    def progress(self, exchange_id: str, members: bytes) -> None:
         self._write("progress", exchange_id, json.loads(members))
+
+    def repeats(self, exchange_id: str) -> Callable[[bytes], None]:
+        return partial(self.progress, exchange_id)
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         self._write("finish", exchange_id, [json.loads(record) for record in records])

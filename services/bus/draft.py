@@ -1,0 +1,59 @@
+"""What a journal remembers of an exchange that is not over."""
+
+from services.bus.segment import EntryKind, encode_single, entry_head, part_of_single
+from services.bus.store import unfinished_record
+
+# Parts that are kept before they are merged: parsing JSON is dear beside an append.
+_PARTS_MAX = 16
+
+
+class Draft:
+    """
+    An exchange that is not over: where its draft is on disk, and what it says by now.
+
+    Attributes:
+        key: The exchange's id.
+        segment_number: Of the segment that has its start.
+        progress_head: Stands before the part of each entry of its progress.
+        repeated: The newest entry of progress that repeats; older than none of the others.
+    """
+
+    __slots__ = ("_entries", "key", "progress_head", "repeated", "segment_number")
+
+    def __init__(self, key: bytes, draft: bytes) -> None:
+        self.key = key
+        self.segment_number = 0
+        self.progress_head = entry_head(EntryKind.PROGRESSED, 0, key)
+        self.begin(draft)
+
+    def begin(self, draft: bytes) -> None:
+        """`draft` stands for all before it."""
+        # As they were written: their heads have one length.
+        self._entries = [encode_single(self.progress_head, draft)]
+        self.repeated: bytes | None = None
+
+    def add(self, entry: bytes) -> None:
+        """Take an entry of progress."""
+        if self.repeated is not None:
+            self._entries.append(self.repeated)
+            self.repeated = None
+        self._entries.append(entry)
+        if len(self._entries) > _PARTS_MAX:
+            self._entries = [encode_single(self.progress_head, self.record())]
+
+    def record(self) -> bytes:
+        """Return what stands by now."""
+        return unfinished_record([part_of_single(entry, self.progress_head) for entry in self._all()])
+
+    def _all(self) -> list[bytes]:
+        return self._entries if self.repeated is None else [*self._entries, self.repeated]
+
+    @property
+    def first_part(self) -> bytes:
+        """The draft as it began."""
+        return part_of_single(self._entries[0], self.progress_head)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, and about so much on disk if it is written again."""
+        return sum(map(len, self._all()))
