@@ -76,6 +76,14 @@ def test_a_field_is_read_as_text_and_is_empty_when_it_is_missing():
     assert head.field(b"content-type") == ""
 
 
+@given(st.lists(st.sampled_from([b" ", b"\t", b"a", b"\xe9", b",", b":"]), max_size=12).map(b"".join))
+@example(b" \t")
+def test_white_space_around_a_value_is_none_of_it(value: bytes):
+    """RFC 9110 §5.5; within a value it stays. Also where nothing else is there."""
+    fields = {b"content-type": value.strip(b" \t")}
+    assert response(b"Content-Type:" + value).fields == response(b"content-type:" + value, b"X: y").fields == fields
+
+
 def test_several_fields_of_one_name_are_one_list():
     """RFC 9110 §5.3, in the order in which they came, whatever the case of their names."""
     assert (
@@ -275,6 +283,8 @@ def test_reading_a_long_head_takes_time_in_proportion_to_it():
         read_request_head(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a" * 1_000_000 + b"\r\n\r\n")
     with pytest.raises(HttpInvalid):
         read_request_head(b"a" * 1_000_000)
+    with_blanks = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: b%b\r\n\r\n" % (b" " * 1_000_000)
+    assert read_request_head(with_blanks).field(b"upgrade") == "b"
     # Some 0.2 s; what is quadratic would take hours.
     assert time.process_time() - started < 10
 
