@@ -11,6 +11,7 @@ from services.mitm.socket_observation import SocketObservation, observe_socket
 from services.wire.http1 import (
     Body,
     ChunkedBody,
+    Framing,
     HttpInvalid,
     NoBody,
     RequestHead,
@@ -38,7 +39,6 @@ class Exchange:
     """
 
     __slots__ = (
-        "_content",
         "_observation",
         "_socket",
         "has_begun",
@@ -54,7 +54,6 @@ class Exchange:
     def __init__(self) -> None:
         self._observation: Observation | None = None
         self._socket: SocketObservation | None = None
-        self._content: list[tuple[int, int]] = []
         self.request: RequestHead | None = None
         self.request_body: Body = _NO_BODY
         self.response: ResponseHead | None = None
@@ -64,11 +63,22 @@ class Exchange:
         self.held = b""
         self.replay = b""
 
-    def begin(self, request: RequestHead, observation: Observation) -> None:
-        """Begin with a request."""
+    def begin(
+        self, request: RequestHead, observation: Observation, data: bytearray, view: memoryview, start: int, size: int
+    ) -> int:
+        """Begin with a request, and with what has come of its body; see `follow_request`."""
         self.request = request
-        self.request_body = body_of(request)
         self._observation = observation
+        end = start + request.length
+        if request.framing is Framing.LENGTH and end <= size:
+            # Nearly every request lies in one read as a whole: nothing of it has to be followed.
+            observation.bytes_up = request.length
+            if observation.reads_request:
+                observation.request_content(bytes(view[start:end]))
+            observation.request_ended()
+            return end
+        self.request_body = body_of(request)
+        return self.follow_request(data, view, start, size)
 
     def follow_request(self, data: bytearray, view: memoryview, start: int, size: int) -> int:
         """
@@ -79,13 +89,12 @@ class Exchange:
         """
         observation = self._observation
         assert observation is not None
-        content = self._content
+        content: list[tuple[int, int]] = []
         end = self.request_body.feed(data, start, size, content)
         for first, last in content:
             observation.bytes_up += last - first
             if observation.reads_request:
                 observation.request_content(bytes(view[first:last]))
-        content.clear()
         if self.request_body.done:
             observation.request_ended()
         return end
@@ -115,17 +124,27 @@ class Exchange:
                 self.response = response
         return start
 
-    def begin_response(self, now: float) -> None:
-        """The final response has been read; its body follows."""
-        assert self._observation is not None and self.response is not None
-        self.response_body = body_of(self.response)
-        self._observation.response_head(self.response, now)
+    def begin_response(self, data: bytearray, view: memoryview, start: int, size: int, now: float) -> int:
+        """The final response has been read: begin with what has come of its body; see `follow_response`."""
+        response, observation = self.response, self._observation
+        assert response is not None and observation is not None
+        observation.response_head(response, now)
+        end = start + response.length
+        if response.framing is Framing.LENGTH and end <= size:
+            if observation.reads_response:
+                observation.response_content(bytes(view[start:end]))
+            else:
+                observation.bytes_down = response.length
+            observation.ended(now)
+            return end
+        self.response_body = body_of(response)
+        return self.follow_response(data, view, start, size, now)
 
     def follow_response(self, data: bytearray, view: memoryview, start: int, size: int, now: float) -> int:
         """Follow the response's body; see `follow_request`."""
         observation = self._observation
         assert observation is not None
-        content = self._content
+        content: list[tuple[int, int]] = []
         body = self.response_body
         end = body.feed(data, start, size, content)
         if content:
@@ -134,7 +153,6 @@ class Exchange:
             else:
                 for first, last in content:
                     observation.bytes_down += last - first
-            content.clear()
         if body.done:
             observation.ended(now)
         return end

@@ -46,7 +46,7 @@ class Relay:
         "_ahead",
         "_client",
         "_exchange",
-        "_exchanges",
+        "_has_spoken",
         "_idle_timeout_s",
         "_owner",
         "_passage",
@@ -72,7 +72,7 @@ class Relay:
         self._poller = wiring.poller
         self._idle_timeout_s = wiring.limits.idle_timeout_s
         self._ahead = bytearray()
-        self._exchanges = 0
+        self._has_spoken = False  # a whole head has come
         self._upstream: Stream | None = None
         self._passage: Passage | None = None  # for the response under way
         self._exchange = Exchange()
@@ -112,7 +112,7 @@ class Relay:
             self._take_head(data, view, size)
         elif phase is _Phase.BODY:
             self.deadline = self._poller.now + self._idle_timeout_s
-            self._take_body(data, view, 0, size)
+            self._take_body(data, view, size)
         elif phase is _Phase.UPGRADED:
             assert self._upstream is not None
             self.deadline = self._poller.now + self._idle_timeout_s
@@ -156,25 +156,28 @@ class Relay:
         except HttpInvalid as error:
             self._refuse(400, str(error))
             return
-        self._exchanges += 1
-        if self._exchanges == 1:
+        if not self._has_spoken:
+            self._has_spoken = True
             self._owner.client_spoke(self._route.host)
-        self._exchange.begin(request, self._wiring.observe(self._route.host, request, self._peer))
+        exchange = self._exchange
+        observation = self._wiring.observe(self._route.host, request, self._peer)
+        try:
+            end = exchange.begin(request, observation, data, view, head_end, size)
+        except HttpInvalid as error:
+            self._refuse(400, str(error))
+            return
+        if end < size:
+            self._keep_ahead(view[end:size])
         upstream = self._wiring.pool.take(self._route)
         if upstream is None:
-            end = self._follow_request(data, view, head_end, size)
-            if end < 0:
-                return
-            self._exchange.held = bytes(view[:end])
-            if end < size:
-                self._ahead += view[end:size]
+            exchange.held = bytes(view[:end])
             self._client.pause()
             self._dial()
             return
-        if request.method in _IDEMPOTENT and request.framing is Framing.NONE:
-            self._exchange.replay = head
+        if request.framing is Framing.NONE and request.method in _IDEMPOTENT:
+            exchange.replay = head
         self._attach(upstream)
-        self._take_body(data, view, head_end, size)
+        self._send_request(upstream, view[:end])
 
     def _attach(self, upstream: Stream) -> None:
         self._upstream = upstream
@@ -182,33 +185,27 @@ class Relay:
         self.deadline = self._poller.now + self._idle_timeout_s
         upstream.watch(self._on_upstream, self._on_upstream_drained, self.fail)
 
-    def _take_body(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
-        """Forward `data[:size]`, of which the request's body begins at `start`."""
+    def _take_body(self, data: bytearray, view: memoryview, size: int) -> None:
+        """Forward `data[:size]`, with which the request's body goes on."""
         upstream = self._upstream
         assert upstream is not None
-        end = self._follow_request(data, view, start, size)
-        if end < 0:
+        try:
+            end = self._exchange.follow_request(data, view, 0, size)
+        except HttpInvalid as error:
+            self._refuse(400, str(error))
             return
-        if end:
-            upstream.send(view[:end])
-        if self._exchange.request_body.done:
-            self._request_sent()
-        elif upstream.backlog > BACKLOG_BYTES_MAX:
-            self._client.pause()
+        self._send_request(upstream, view[:end])
         if end < size:
             self._keep_ahead(view[end:size])
 
-    def _request_sent(self) -> None:
-        self._phase = _Phase.RESPONSE
-        self.deadline = self._poller.now + self._wiring.limits.response_timeout_s
-
-    def _follow_request(self, data: bytearray, view: memoryview, start: int, size: int) -> int:
-        """Follow the request's body in `data[start:size]`; return where it ends, −1 if it is malformed and refused."""
-        try:
-            return self._exchange.follow_request(data, view, start, size)
-        except HttpInvalid as error:
-            self._refuse(400, str(error))
-            return -1
+    def _send_request(self, upstream: Stream, data: memoryview | bytes) -> None:
+        """Send the next piece of the request, which may be the last."""
+        backlog = upstream.send(data)
+        if self._exchange.request_body.done:
+            self._phase = _Phase.RESPONSE
+            self.deadline = self._poller.now + self._wiring.limits.response_timeout_s
+        elif backlog > BACKLOG_BYTES_MAX:
+            self._client.pause()
 
     # -- the dial ----------------------------------------------------------
 
@@ -225,10 +222,8 @@ class Relay:
             return False
         held, self._exchange.held = self._exchange.held, b""
         self._attach(upstream)
-        upstream.send(held)
-        if self._exchange.request_body.done:
-            self._request_sent()
         self._client.resume()
+        self._send_request(upstream, held)
         return True
 
     def upstream_failed(self, failure: UpstreamFailed) -> None:
@@ -291,35 +286,40 @@ class Relay:
 
     def _take_response_head(self, data: bytearray, view: memoryview, size: int) -> None:
         """Read heads out of `data[:size]`, interim ones (1xx) included, and go on with the body of the final one."""
-        exchange = self._exchange
+        exchange, now = self._exchange, self._poller.now
         try:
             start = exchange.read_response_heads(data, view, size, self._wiring.limits.head_bytes_max)
+            response = exchange.response
+            if response is None:
+                if start:
+                    self._client.send(view[:start])  # interim heads are no beginning: an error can still be told
+                return
+            self.deadline = now + self._idle_timeout_s
+            if response.status == SWITCHING_PROTOCOLS:
+                self._upgrade(view, start, size)
+                return
+            end = exchange.begin_response(data, view, start, size, now)
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
-        if exchange.response is None:
-            if start:
-                self._client.send(view[:start])  # interim heads are no beginning: an error can still be told
-            return
-        self.deadline = self._poller.now + self._idle_timeout_s
-        if exchange.response.status == SWITCHING_PROTOCOLS:
-            self._upgrade(view, start, size)
-        else:
-            exchange.begin_response(self._poller.now)
-            self._take_response(data, view, start, size)
-            if self._exchange is exchange and self._upstream is not None:
-                follow = exchange.chunk_follower()
-                self._passage = Passage(self._upstream, self._client, self._wiring.scratch, follow) if follow else None
-                self._upstream.watch(self._on_more_of_response, self._on_upstream_drained, self.fail)
+        self._send_response(view, end, size)
+        if self._exchange is exchange and self._upstream is not None:
+            follow = exchange.chunk_follower()
+            self._passage = Passage(self._upstream, self._client, self._wiring.scratch, follow) if follow else None
+            self._upstream.watch(self._on_more_of_response, self._on_upstream_drained, self.fail)
 
     def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
-        """Observe and forward `data[:size]`, of which the response's body begins at `start`."""
-        exchange = self._exchange
+        """Observe and forward `data[:size]`, in which the response's body goes on at `start`."""
         try:
-            end = exchange.follow_response(data, view, start, size, self._poller.now)
+            end = self._exchange.follow_response(data, view, start, size, self._poller.now)
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
+        self._send_response(view, end, size)
+
+    def _send_response(self, view: memoryview, end: int, size: int) -> None:
+        """Forward `view[:end]`; what lies behind it is no part of the response."""
+        exchange = self._exchange
         exchange.has_begun = True
         backlog = self._client.send(view[:end])
         if exchange.response_body.done:
@@ -380,7 +380,7 @@ class Relay:
 
     def _client_gone(self) -> None:
         """The client has closed: with an exchange under way, it has aborted it."""
-        if not self._exchanges and not self._ahead:
+        if not self._has_spoken and not self._ahead:
             self._owner.client_left_silently(self._route.host)
         self._break(Abort.CLIENT, "the client closed the connection")
         self._end()
