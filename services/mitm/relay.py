@@ -9,7 +9,8 @@ that breaks off resets the client's connection. A request that was sent ahead of
 from enum import Enum
 
 from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
-from services.mitm.observer import Abort, Peer
+from services.mitm.known_peer import KnownPeer, Peer
+from services.mitm.observer import Abort
 from services.mitm.refusal import refusal
 from services.mitm.stream import BROKEN_OFF, ENDED, KEPT, NOTHING_YET, Passage, Stream, TlsFailed
 from services.mitm.tunnel import BACKLOG_BYTES_MAX
@@ -32,6 +33,12 @@ class _Phase(Enum):
     UPGRADED = "relaying another protocol"
     LINGER = "awaiting the client's end"
     OVER = "over"
+
+
+# Those of every exchange: an attribute of an Enum takes Python 3.11 as long as twenty names of the module.
+_HEAD = _Phase.HEAD
+_RESPONSE = _Phase.RESPONSE
+_UPGRADED = _Phase.UPGRADED
 
 
 class Relay:
@@ -63,7 +70,7 @@ class Relay:
 
     def __init__(self, client: Stream, route: Route, peer: Peer, wiring: Wiring, owner: RelayOwner["Relay"]) -> None:
         self._client = client
-        self._peer = peer
+        self._peer = KnownPeer(peer)
         self._route = route
         self._wiring = wiring
         self._owner = owner
@@ -108,10 +115,9 @@ class Relay:
     def _take(self, data: bytearray, view: memoryview, size: int) -> None:
         """Take `data[:size]`, the next bytes from the client; `view` is a view of `data`."""
         phase = self._phase
-        if phase is _Phase.HEAD:
+        if phase is _HEAD:
             self._take_head(data, view, size)
         elif phase is _Phase.BODY:
-            self.deadline = self._poller.now + self._idle_timeout_s
             self._take_body(data, view, size)
         elif phase is _Phase.UPGRADED:
             assert self._upstream is not None
@@ -136,32 +142,28 @@ class Relay:
             end = self._ahead.find(b"\r\n\r\n", looked)
         else:
             end = data.find(b"\r\n\r\n", 0, size)
+            if 0 <= end <= limits.head_bytes_max - 4:
+                self._begin(data, view, end + 4, size)  # nearly always: it has come as a whole
+                return
             if end < 0:
                 self._ahead += view[:size]
                 self.deadline = self._poller.now + limits.head_timeout_s
         head_bytes = end + 4 if end >= 0 else len(self._ahead)
         if head_bytes > limits.head_bytes_max:
             self._refuse(431, f"request head of {head_bytes} bytes exceeds {limits.head_bytes_max}")
-        elif end >= 0 and self._ahead:
+        elif end >= 0:
             data, self._ahead = self._ahead, bytearray()
             self._begin(data, memoryview(data), head_bytes, len(data))
-        elif end >= 0:
-            self._begin(data, view, head_bytes, size)
 
     def _begin(self, data: bytearray, view: memoryview, head_end: int, size: int) -> None:
         """Begin an exchange whose head is `data[:head_end]`, followed by whatever else has come."""
-        head = bytes(view[:head_end])
+        head, exchange = bytes(view[:head_end]), self._exchange
         try:
             request = read_request_head(head)
-        except HttpInvalid as error:
-            self._refuse(400, str(error))
-            return
-        if not self._has_spoken:
-            self._has_spoken = True
-            self._owner.client_spoke(self._route.host)
-        exchange = self._exchange
-        observation = self._wiring.observe(self._route.host, request, self._peer)
-        try:
+            if not self._has_spoken:
+                self._has_spoken = True
+                self._owner.client_spoke(self._route.host)
+            observation = self._wiring.observe(self._route.host, request, self._peer)
             end = exchange.begin(request, observation, data, view, head_end, size)
         except HttpInvalid as error:
             self._refuse(400, str(error))
@@ -174,16 +176,15 @@ class Relay:
             self._client.pause()
             self._dial()
             return
-        if request.framing is Framing.NONE and request.method in _IDEMPOTENT:
+        if request.method in _IDEMPOTENT and request.framing is Framing.NONE:
             exchange.replay = head
-        self._attach(upstream)
-        self._send_request(upstream, view[:end])
+        self._attach(upstream, view[:end])
 
-    def _attach(self, upstream: Stream) -> None:
+    def _attach(self, upstream: Stream, data: memoryview | bytes) -> None:
+        """Begin to use an upstream connection; `data` is what there is of the request."""
         self._upstream = upstream
-        self._phase = _Phase.BODY
-        self.deadline = self._poller.now + self._idle_timeout_s
         upstream.watch(self._on_upstream, self._on_upstream_drained, self.fail)
+        self._send_request(upstream, data)
 
     def _take_body(self, data: bytearray, view: memoryview, size: int) -> None:
         """Forward `data[:size]`, with which the request's body goes on."""
@@ -202,9 +203,12 @@ class Relay:
         """Send the next piece of the request, which may be the last."""
         backlog = upstream.send(data)
         if self._exchange.request_body.done:
-            self._phase = _Phase.RESPONSE
+            self._phase = _RESPONSE
             self.deadline = self._poller.now + self._wiring.limits.response_timeout_s
-        elif backlog > BACKLOG_BYTES_MAX:
+            return
+        self._phase = _Phase.BODY
+        self.deadline = self._poller.now + self._idle_timeout_s
+        if backlog > BACKLOG_BYTES_MAX:
             self._client.pause()
 
     # -- the dial ----------------------------------------------------------
@@ -221,9 +225,8 @@ class Relay:
         if self._phase is not _Phase.DIAL:
             return False
         held, self._exchange.held = self._exchange.held, b""
-        self._attach(upstream)
         self._client.resume()
-        self._send_request(upstream, held)
+        self._attach(upstream, held)
         return True
 
     def upstream_failed(self, failure: UpstreamFailed) -> None:
@@ -247,7 +250,7 @@ class Relay:
                 self._upstream_gone(size)
             return
         exchange = self._exchange
-        if self._phase is _Phase.UPGRADED:
+        if self._phase is _UPGRADED:
             self.deadline = self._poller.now + self._idle_timeout_s
             exchange.upgraded_down(self._view[:size], self._poller.now)
             if self._client.send(self._view[:size]) > BACKLOG_BYTES_MAX:
@@ -341,10 +344,10 @@ class Relay:
 
     def _finish(self, *, extra: int) -> None:
         """The response is whole: keep what can be kept, close what cannot, go on with what was sent ahead."""
-        request, response, upstream = self._exchange.request, self._exchange.response, self._upstream
+        exchange, upstream = self._exchange, self._upstream
+        request, response = exchange.request, exchange.response
         assert request is not None and response is not None and upstream is not None
-        whole = self._exchange.request_body.done
-        keeps_alive = request.keeps_alive and response.keeps_alive and whole
+        keeps_alive = request.keeps_alive and response.keeps_alive and exchange.request_body.done
         self._upstream = self._passage = None
         if keeps_alive and not extra and not upstream.ended and not upstream.sent_failed:
             self._wiring.pool.put(self._route, upstream)
@@ -354,7 +357,7 @@ class Relay:
         if not keeps_alive:
             self._close_gently()
             return
-        self._phase = _Phase.HEAD
+        self._phase = _HEAD
         self.deadline = self._poller.now + self._wiring.limits.keep_alive_timeout_s
         self._client.resume()
         if self._ahead:
