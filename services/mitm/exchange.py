@@ -11,7 +11,6 @@ from services.mitm.socket_observation import SocketObservation, observe_socket
 from services.wire.http1 import (
     Body,
     ChunkedBody,
-    Framing,
     HttpInvalid,
     NoBody,
     RequestHead,
@@ -69,13 +68,14 @@ class Exchange:
         """Begin with a request, and with what has come of its body; see `follow_request`."""
         self.request = request
         self._observation = observation
-        end = start + request.length
-        if request.framing is Framing.LENGTH and end <= size:
+        length = request.length
+        if 0 < length <= size - start:
             # Nearly every request lies in one read as a whole: nothing of it has to be followed.
-            observation.bytes_up = request.length
+            end = start + length
+            observation.bytes_up = length
             if observation.reads_request:
                 observation.request_content(bytes(view[start:end]))
-            observation.request_ended()
+                observation.request_ended()
             return end
         self.request_body = body_of(request)
         return self.follow_request(data, view, start, size)
@@ -109,32 +109,35 @@ class Exchange:
         Raises:
             HttpInvalid: One of them is malformed, or longer than `bytes_max`.
         """
-        assert self.request is not None
+        request = self.request
+        assert request is not None
         start = 0
-        while self.response is None:
+        while True:
             end = data.find(b"\r\n\r\n", start, size)
             if (end if end >= 0 else size) - start > bytes_max:
                 raise HttpInvalid(f"response head exceeds {bytes_max} bytes")
             if end < 0:
                 self.response_ahead = bytes(view[start:size])
-                break
-            response = read_response_head(bytes(view[start : end + 4]), request_method=self.request.method)
-            start = end + 4
-            if response.status == SWITCHING_PROTOCOLS or response.status >= 200:
+                return start
+            end += 4
+            response = read_response_head(bytes(view[start:end]), request_method=request.method)
+            if response.status >= 200 or response.status == SWITCHING_PROTOCOLS:
                 self.response = response
-        return start
+                return end
+            start = end
 
     def begin_response(self, data: bytearray, view: memoryview, start: int, size: int, now: float) -> int:
         """The final response has been read: begin with what has come of its body; see `follow_response`."""
         response, observation = self.response, self._observation
         assert response is not None and observation is not None
         observation.response_head(response, now)
-        end = start + response.length
-        if response.framing is Framing.LENGTH and end <= size:
+        length = response.length
+        if 0 < length <= size - start:
+            end = start + length
             if observation.reads_response:
                 observation.response_content(bytes(view[start:end]))
             else:
-                observation.bytes_down = response.length
+                observation.bytes_down = length
             observation.ended(now)
             return end
         self.response_body = body_of(response)

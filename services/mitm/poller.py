@@ -34,7 +34,7 @@ class Poller:
     traceback, and `fail` is called, by which the owner ends what it was for.
     """
 
-    __slots__ = ("_closing", "_epoll", "_failures", "_handlers", "_logs", "_loop", "_readers", "now")
+    __slots__ = ("_closing", "_epoll", "_failures", "_handlers", "_logs", "_loop", "_readers", "now", "read_by")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, logs: Logs) -> None:
         self._loop = loop
@@ -42,6 +42,8 @@ class Poller:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._readers: dict[int, Callable[[], None]] = {}
+        # `read_by(descriptor, on_readable)`: call that from now on where nothing but `READ` is there.
+        self.read_by: Callable[[int, Callable[[], None]], None] = self._readers.__setitem__
         self._failures: dict[int, Callable[[], None]] = {}
         self._closing: list[socket.socket] = []
         # Monotonic seconds, read once per wake-up.
@@ -63,10 +65,6 @@ class Poller:
         if on_readable is not None:
             self._readers[descriptor] = on_readable
         self._epoll.register(descriptor, events)
-
-    def read_by(self, descriptor: int, on_readable: Callable[[], None]) -> None:
-        """Call `on_readable` from now on where nothing but `READ` is there."""
-        self._readers[descriptor] = on_readable
 
     def change(self, descriptor: int, events: int) -> None:
         """Wait for other events."""

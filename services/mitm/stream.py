@@ -36,6 +36,10 @@ class TlsFailed(Exception):
     """The TLS layer refuses to go on; the message is OpenSSL's reason."""
 
 
+def _ignore() -> None:
+    return
+
+
 class Scratch:
     """The buffers that the streams of one process read into."""
 
@@ -175,7 +179,7 @@ class Stream:
             return NOTHING_YET
         except OSError:
             return BROKEN_OFF
-        if size == 0:
+        if not size:
             return ENDED if self.ended else BROKEN_OFF
         incoming = self._incoming
         incoming.write(self._cipher[:size])
@@ -307,13 +311,13 @@ class Stream:
     def watch(
         self,
         on_readable: Callable[[], None],
-        on_drained: Callable[[], None] | None = None,
-        on_failed: Callable[[], None] | None = None,
+        on_drained: Callable[[], None] = _ignore,
+        on_failed: Callable[[], None] = _ignore,
     ) -> None:
         """Call these from now on; begins to watch the socket."""
         self.on_readable = on_readable
-        self.on_drained = on_drained or _ignore
-        self.on_failed = on_failed or _ignore
+        self.on_drained = on_drained
+        self.on_failed = on_failed
         if self._watched:
             self._poller.read_by(self.descriptor, on_readable)
         else:
@@ -494,7 +498,3 @@ def reason_of(error: ssl.SSLError) -> str:
     if error.reason == "WRONG_VERSION_NUMBER":
         return "wrong version number: what came is no TLS"
     return (error.reason or str(error)).lower().replace("_", " ")
-
-
-def _ignore() -> None:
-    return
