@@ -16,6 +16,8 @@ from services.wire.errors import WireError
 # A chunk size line with its extensions, or a line of the trailer: RFC 9112 §7.1.1 asks for a bound and names none.
 CHUNK_LINE_BYTES_MAX = 4096
 TRAILER_BYTES_MAX = 64 * 1024
+# Longer than any real length, short enough that no arithmetic on it can surprise.
+_LENGTH_DIGITS_MAX = 18
 
 # The repeats are possessive ("*+"): nothing taken is given back, so that a bad head costs no more than a good one.
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
@@ -27,19 +29,17 @@ _END_OF_HEAD = rb"(?:" + _FIELD_LINE + rb")*+\r\n"
 _match_request_head = re.compile(_REQUEST_LINE + _END_OF_HEAD).fullmatch
 _match_response_head = re.compile(_STATUS_LINE + _END_OF_HEAD).fullmatch
 _find_fields_of_a_proxy = re.compile(
-    rb"\n(connection|content-encoding|content-length|content-type|expect|host|proxy-authorization"
+    # What has one beginning stands together: at each line every alternative is tried.
+    rb"\n(con(?:nection|tent-(?:encoding|length|type))|expect|host|proxy-authorization"
     rb"|sec-websocket-extensions|transfer-encoding|upgrade"
     # Bedrock's counts, which stand in no body, its id of the exchange and its word for an error.
-    rb"|x-amzn-bedrock-(?:cache-(?:read|write)-)?(?:input|output)-token-count|x-amzn-errortype|x-amzn-requestid"
+    rb"|x-amzn-(?:bedrock-(?:cache-(?:read|write)-)?(?:input|output)-token-count|errortype|requestid)"
     # A value ends in a letter, or is empty: white space behind it is none of it.
     rb"):[ \t]*+([^\r]*[^\r\t ]|)",
     re.IGNORECASE,
 ).findall
 # uri-host [":" port] without the comma, which RFC 3986 allows and no name has: it is how a second Host shows.
 _match_host = re.compile(rb"[0-9A-Za-z\-._~%!$&'()*+;=:\[\]]*").fullmatch
-# Longer than any real length, short enough that no arithmetic on it can surprise. A list of equal values is allowed by
-# RFC 9110 §8.6 and refused here: no client of ours sends one.
-_match_length = re.compile(rb"[0-9]{1,18}").fullmatch
 _CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;" + _TEXT + rb")?\r\n")
 _match_chunk_start = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
 _TRAILER_LINE = re.compile(_FIELD_LINE)
@@ -207,7 +207,8 @@ def _framing_of(fields: dict[bytes, bytes], minor: bytes, otherwise: Framing) ->
         return Framing.CHUNKED, 0
     if length is None:
         return otherwise, 0
-    if not _match_length(length):
+    # A list of equal values is allowed by RFC 9110 §8.6 and refused here: no client of ours sends one.
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
         raise HttpInvalid(f"content-length {length[:40]!r} is no length")
     size = int(length)
     return (_LENGTH, size) if size else (_NONE, 0)
@@ -398,8 +399,8 @@ Body: TypeAlias = NoBody | LengthBody | ChunkedBody | UntilCloseBody
 
 def body_of(head: RequestHead | ResponseHead) -> Body:
     """Make the tracker for the body that follows a head."""
-    if head.framing is Framing.NONE:
+    if head.framing is _NONE:
         return NoBody()
-    if head.framing is Framing.LENGTH:
+    if head.framing is _LENGTH:
         return LengthBody(head.length)
     return ChunkedBody() if head.framing is Framing.CHUNKED else UntilCloseBody()

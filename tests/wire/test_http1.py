@@ -32,6 +32,14 @@ from services.wire.http1 import (
 )
 from tests.support.splits import cut_at, every_split
 
+KEPT_FIELDS = [
+    *(b"connection", b"content-encoding", b"content-length", b"content-type", b"expect", b"host", b"upgrade"),
+    *(b"proxy-authorization", b"sec-websocket-extensions", b"transfer-encoding", b"x-amzn-errortype"),
+    *(b"x-amzn-bedrock-%b-token-count" % kind for kind in (b"input", b"output", b"cache-read-input")),
+    *(b"x-amzn-bedrock-%b-token-count" % kind for kind in (b"cache-write-output", b"cache-write-input")),
+    b"x-amzn-requestid",
+]
+
 # ---------------------------------------------------------------- a request head
 
 
@@ -97,6 +105,15 @@ def test_fields_in_which_bedrock_reports_are_kept():
     expected = {**counts, b"x-amzn-requestid": b"id", b"x-amzn-errortype": b"E:http://x"}
     fields = [b"%b: %b" % (name.title(), value) for name, value in expected.items()]
     assert response(*fields, b"x-amzn-bedrock-invocation-latency: 9").fields == expected
+
+
+@pytest.mark.parametrize("name", KEPT_FIELDS)
+def test_the_fields_of_a_proxy_are_kept_and_no_others(name: bytes):
+    """Whatever their case; a letter more or less makes another field."""
+    value = {b"transfer-encoding": b"chunked", b"host": b"a"}.get(name, b"7")
+    for written in (name, name.title(), name.upper()):
+        assert response(b"%b: %b" % (written, value)).fields == {name: value}
+    assert response(*(b"%b: 7" % each for each in (b"x" + name, name + b"x", name[:-1], name[1:]))).fields == {}
 
 
 def test_a_field_is_found_by_its_whole_name():
