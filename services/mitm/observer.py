@@ -35,6 +35,7 @@ _MODEL_CALL = CallKind.MODEL_CALL
 _OTHER = CallKind.OTHER
 _UNKNOWN = CallKind.UNKNOWN
 _TRUNCATED = Outcome.TRUNCATED
+_UNREADABLE = Outcome.UNREADABLE
 _UNKNOWN_CALL = Call(kind=_UNKNOWN)
 _NOTHING_SAID = RequestFacts()
 _NOBODY = written(Client())
@@ -173,15 +174,15 @@ class Observation:
     @harmless
     def _take_facts(self, reader: RequestReader) -> None:
         facts = reader.facts()
-        self._facts = RequestFacts(
-            model=facts.model or self._call.request_model,
-            stream=facts.stream,
-            include_usage=facts.include_usage,
-            conversation_id=facts.conversation_id,
-        )
+        self._facts = facts if facts.model else replace(facts, model=self._call.request_model)
         self.reads_request = False
-        members = {"request_model": self._facts.model, "conversation_id": self._facts.conversation_id}
-        self._parts.outbox.progress(self._id, orjson.dumps(members | {"model": self.model_named(self._facts.model)}))
+        model = self._facts.model
+        members = {
+            "request_model": model,
+            "conversation_id": facts.conversation_id,
+            "model": self.model_named(model),
+        }
+        self._parts.outbox.progress(self._id, orjson.dumps(members))
 
     def response_head(self, response: ResponseHead, now: float) -> None:
         """The final response begins."""
@@ -307,8 +308,8 @@ class Observation:
 
     def _usages(self, *, complete: bool, reason: str | None) -> Sequence[ResponseUsage]:
         if self._call.kind is _UNKNOWN:
-            operation = self._call.operation or "unknown"
-            return [_unreadable(operation, self._facts.model, self._problem or "endpoint is not known")]
+            reason = self._problem or "endpoint is not known"
+            return [_known(_UNREADABLE, self._call.operation, self._facts.model, reason)]
         if complete and self._problem is None and self._has_decoded_nothing():
             self._problem = f"{self.bytes_down} bytes of the body decode to nothing: its content coding is cut"
         if self._status is not None and self._status >= FIRST_ERROR_STATUS and not self._is_readable():
@@ -322,7 +323,7 @@ class Observation:
             return [self._usage(Outcome.NO_USAGE if complete else Outcome.TRUNCATED, reason=reason)]
         usages = self._response_reader.end(complete=complete)
         # A reader knows that there was no end, we know why.
-        return [replace(each, reason=reason) if each.outcome is Outcome.TRUNCATED else each for each in usages]
+        return [replace(each, reason=reason) if each.outcome is _TRUNCATED else each for each in usages]
 
     def _is_readable(self) -> bool:
         return self._call.dialect is not None and self._problem is None
@@ -334,7 +335,8 @@ class Observation:
 
     def _begin_call(self, request: RequestHead) -> None:
         # This is the record if nothing of ours is left to write another one.
-        usage = self._usage(Outcome.TRUNCATED, reason="the proxy was killed in the middle of it")
+        call = self._call
+        usage = _known(_TRUNCATED, call.operation, call.request_model, "the proxy was killed in the middle of it")
         self._parts.outbox.start(self._id, self._record(usage, self._started, Abort.PROXY, self._id))
         reader = request_reader(self._call)
         if reader is not None:
@@ -470,9 +472,10 @@ class Observation:
         )
 
 
-@lru_cache(maxsize=256)
-def _unreadable(operation: str, model: str | None, reason: str) -> ResponseUsage:
-    return ResponseUsage(outcome=Outcome.UNREADABLE, operation=operation, request_model=model, reason=reason)
+@lru_cache(maxsize=64)
+def _known(outcome: Outcome, operation: str | None, model: str | None, reason: str) -> ResponseUsage:
+    """What is known of a response without its body is one of few things."""
+    return ResponseUsage(outcome=outcome, operation=operation or "unknown", request_model=model, reason=reason)
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

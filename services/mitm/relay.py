@@ -107,17 +107,18 @@ class Relay:
         except TlsFailed as error:
             self._wiring.logs.info("client.failed", host=self._route.host, reason=str(error))
             size = BROKEN_OFF
-        if size > 0:
+        if size <= 0:
+            if size != NOTHING_YET:
+                self._client_gone()
+        elif self._phase is _HEAD:
+            self._take_head(self._plain, self._view, size)
+        else:
             self._take(self._plain, self._view, size)
-        elif size != NOTHING_YET:
-            self._client_gone()
 
     def _take(self, data: bytearray, view: memoryview, size: int) -> None:
-        """Take `data[:size]`, the next bytes from the client; `view` is a view of `data`."""
+        """Take `data[:size]`, the next bytes from the client behind a head; `view` is a view of `data`."""
         phase = self._phase
-        if phase is _HEAD:
-            self._take_head(data, view, size)
-        elif phase is _Phase.BODY:
+        if phase is _Phase.BODY:
             self._take_body(data, view, size)
         elif phase is _Phase.UPGRADED:
             assert self._upstream is not None
