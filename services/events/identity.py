@@ -20,35 +20,35 @@ class UlidSource:
     to be unique, not unguessable.
     """
 
-    __slots__ = ("_counter", "_last_ms", "_prefix", "_random")
+    __slots__ = ("_counter", "_high", "_last_ms", "_prefix", "_random", "_time")
 
     def __init__(self, randomness: bytes) -> None:
         """Begin at `randomness`, ten bytes that no other process has."""
         assert len(randomness) == RANDOM_BYTES
         value = int.from_bytes(randomness) >> _COUNTER_BITS
         self._random = "".join(_PAIRS[value >> shift & 1023] for shift in range(50, -1, -10))
-        self._counter = 0
-        self._last_ms = 0
-        self._set_prefix()
+        self._counter = _COUNTER_END
+        self._last_ms = -1
+        self._high = -1  # the upper 28 bits of the time: they stay the same for 17 minutes
+        self._time = ""  # what they are written as
+        self._prefix = ""
 
     def make(self, now_unix_ms: int) -> str:
         """Return the next id, larger than every one before it."""
-        if now_unix_ms > self._last_ms:
-            self._last_ms = now_unix_ms
-            self._counter = 0
-            self._set_prefix()
-        elif self._counter == _COUNTER_END:
-            # A million ids in a millisecond, or a clock that stands still: borrow the next one.
-            self._last_ms += 1
-            self._counter = 0
-            self._set_prefix()
         counter = self._counter
+        if now_unix_ms > self._last_ms:
+            self._begin_at(now_unix_ms)
+            counter = 0
+        elif counter == _COUNTER_END:
+            # A million ids in a millisecond, or a clock that stands still: borrow the next one.
+            self._begin_at(self._last_ms + 1)
+            counter = 0
         self._counter = counter + 1
         return self._prefix + _PAIRS[counter >> 10] + _PAIRS[counter & 1023]
 
-    def _set_prefix(self) -> None:
-        ms = self._last_ms
-        self._prefix = (
-            f"{_PAIRS[ms >> 40 & 1023]}{_PAIRS[ms >> 30 & 1023]}{_PAIRS[ms >> 20 & 1023]}{_PAIRS[ms >> 10 & 1023]}"
-            f"{_PAIRS[ms & 1023]}{self._random}"
-        )
+    def _begin_at(self, ms: int) -> None:
+        self._last_ms = ms
+        if ms >> 20 != self._high:
+            self._high = high = ms >> 20
+            self._time = _PAIRS[high >> 20 & 1023] + _PAIRS[high >> 10 & 1023] + _PAIRS[high & 1023]
+        self._prefix = self._time + _PAIRS[ms >> 10 & 1023] + _PAIRS[ms & 1023] + self._random

@@ -39,7 +39,6 @@ class Exchange:
     """
 
     __slots__ = (
-        "_content",
         "_observation",
         "_socket",
         "has_begun",
@@ -55,7 +54,6 @@ class Exchange:
     def __init__(self) -> None:
         self._observation: Observation | None = None
         self._socket: SocketObservation | None = None
-        self._content: list[tuple[int, int]] = []
         self.request: RequestHead | None = None
         self.request_body: Body = _NO_BODY
         self.response: ResponseHead | None = None
@@ -65,11 +63,23 @@ class Exchange:
         self.held = b""
         self.replay = b""
 
-    def begin(self, request: RequestHead, observation: Observation) -> None:
-        """Begin with a request."""
+    def begin(
+        self, request: RequestHead, observation: Observation, data: bytearray, view: memoryview, start: int, size: int
+    ) -> int:
+        """Begin with a request, and with what has come of its body; see `follow_request`."""
         self.request = request
-        self.request_body = body_of(request)
         self._observation = observation
+        length = request.length
+        if 0 < length <= size - start:
+            # Nearly every request lies in one read as a whole: nothing of it has to be followed.
+            end = start + length
+            observation.bytes_up = length
+            if observation.reads_request:
+                observation.request_content(bytes(view[start:end]))
+                observation.request_ended()
+            return end
+        self.request_body = body_of(request)
+        return self.follow_request(data, view, start, size)
 
     def follow_request(self, data: bytearray, view: memoryview, start: int, size: int) -> int:
         """
@@ -80,13 +90,12 @@ class Exchange:
         """
         observation = self._observation
         assert observation is not None
-        content = self._content
+        content: list[tuple[int, int]] = []
         end = self.request_body.feed(data, start, size, content)
         for first, last in content:
             observation.bytes_up += last - first
             if observation.reads_request:
                 observation.request_content(bytes(view[first:last]))
-        content.clear()
         if self.request_body.done:
             observation.request_ended()
         return end
@@ -101,32 +110,45 @@ class Exchange:
         Raises:
             HttpInvalid: One of them is malformed, or longer than `bytes_max`.
         """
-        assert self.request is not None
+        request = self.request
+        assert request is not None
         start = 0
-        while self.response is None:
+        while True:
             end = data.find(b"\r\n\r\n", start, size)
             if (end if end >= 0 else size) - start > bytes_max:
                 raise HttpInvalid(f"response head exceeds {bytes_max} bytes")
             if end < 0:
                 self.response_ahead = bytes(view[start:size])
-                break
-            response = read_response_head(bytes(view[start : end + 4]), request_method=self.request.method)
-            start = end + 4
-            if response.status == SWITCHING_PROTOCOLS or response.status >= 200:
+                return start
+            end += 4
+            response = read_response_head(bytes(view[start:end]), request_method=request.method)
+            if response.status >= 200 or response.status == SWITCHING_PROTOCOLS:
                 self.response = response
-        return start
+                return end
+            start = end
 
-    def begin_response(self, now: float) -> None:
-        """The final response has been read; its body follows."""
-        assert self._observation is not None and self.response is not None
-        self.response_body = body_of(self.response)
-        self._observation.response_head(self.response, now)
+    def begin_response(self, data: bytearray, view: memoryview, start: int, size: int, now: float) -> int:
+        """The final response has been read: begin with what has come of its body; see `follow_response`."""
+        response, observation = self.response, self._observation
+        assert response is not None and observation is not None
+        observation.response_head(response, now)
+        length = response.length
+        if 0 < length <= size - start:
+            end = start + length
+            if observation.reads_response:
+                observation.response_content(bytes(view[start:end]))
+            else:
+                observation.bytes_down = length
+            observation.ended(now)
+            return end
+        self.response_body = body_of(response)
+        return self.follow_response(data, view, start, size, now)
 
     def follow_response(self, data: bytearray, view: memoryview, start: int, size: int, now: float) -> int:
         """Follow the response's body; see `follow_request`."""
         observation = self._observation
         assert observation is not None
-        content = self._content
+        content: list[tuple[int, int]] = []
         body = self.response_body
         end = body.feed(data, start, size, content)
         if content:
@@ -135,7 +157,6 @@ class Exchange:
             else:
                 for first, last in content:
                     observation.bytes_down += last - first
-            content.clear()
         if body.done:
             observation.ended(now)
         return end

@@ -11,7 +11,8 @@ from enum import Enum
 
 from services.mitm.http2_exchange import Exchange
 from services.mitm.http2_flow import Side
-from services.mitm.observer import Abort, Peer
+from services.mitm.known_peer import KnownPeer, Peer
+from services.mitm.observer import Abort
 from services.mitm.relay import LINGER_S
 from services.mitm.stream import BROKEN_OFF, NOTHING_YET, Stream, TlsFailed
 from services.mitm.upstream import Route, UpstreamFailed
@@ -77,7 +78,7 @@ class Http2Relay:
         owner: RelayOwner["Http2Relay"],
         upstream: Stream | None = None,
     ) -> None:
-        self._peer = peer
+        self._peer = KnownPeer(peer)
         self._route = route
         self._wiring = wiring
         self._owner = owner

@@ -23,6 +23,7 @@ from services.events.exchange import Client, ExchangeCounted, UsageRecorded
 from services.events.identity import UlidSource
 from services.events.usage import Outcome, ResponseUsage
 from services.mitm.harmless import harmless
+from services.mitm.known_peer import KnownPeer, written
 from services.mitm.times import milliseconds, timestamp
 from services.runtime.logs import Logs
 from services.wire.content_encoding import ContentDecoder, content_decoder
@@ -30,8 +31,15 @@ from services.wire.errors import WireError
 from services.wire.http1 import RequestHead, ResponseHead
 
 INTERNAL = "internal error, see the log"
-_UNKNOWN = Call(kind=CallKind.UNKNOWN)
+# An attribute of an Enum takes Python 3.11 as long as twenty names of the module.
+_MODEL_CALL = CallKind.MODEL_CALL
+_OTHER = CallKind.OTHER
+_UNKNOWN = CallKind.UNKNOWN
+_TRUNCATED = Outcome.TRUNCATED
+_UNREADABLE = Outcome.UNREADABLE
+_UNKNOWN_CALL = Call(kind=_UNKNOWN)
 _NOTHING_SAID = RequestFacts()
+_NOBODY = written(Client())
 
 
 class Abort(StrEnum):
@@ -57,13 +65,6 @@ class Outbox(Protocol):
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """The exchange is over; these are its records."""
-
-
-class Peer(Protocol):
-    """Who is at the other end of the client's connection."""
-
-    def client(self) -> Client:
-        """Describe it; looked up once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,7 @@ class Observation:
         "reads_response",
     )
 
-    def __init__(self, host: str, request: RequestHead, peer: Peer, now: float, parts: ObserverParts) -> None:
+    def __init__(self, host: str, request: RequestHead, peer: KnownPeer, now: float, parts: ObserverParts) -> None:
         self._host = host
         self._parts = parts
         self._started = now
@@ -122,7 +123,7 @@ class Observation:
         self._started_at = timestamp(wall)
         self._id = parts.ids.make(int(wall * 1000))
         self._client = _NOBODY
-        self._call = _UNKNOWN
+        self._call = _UNKNOWN_CALL
         self._facts = _NOTHING_SAID
         self._finished = False
         self._problem: str | None = None
@@ -139,22 +140,19 @@ class Observation:
         self.reads_request = False
         self.reads_response = False
         try:
-            self._begin(request, peer)
+            self._client = peer.written()
+            self._call = call = recognise(request.method, host, request.target)
+            if call.request_model is not None:
+                self._facts = RequestFacts(model=call.request_model)
+            if call.dialect is None and request.fields.get(b"content-type", b"").startswith(b"application/grpc"):
+                self._problem = "gRPC messages of this call are not read"
+            if call.kind is _MODEL_CALL:
+                self._begin_call(request)
         except Exception as error:
             self.failed(error)
 
     def __repr__(self) -> str:
         return f"<Observation {self._id} of {self._call.operation or 'an unknown call'} at {self._host}>"
-
-    def _begin(self, request: RequestHead, peer: Peer) -> None:
-        self._client = _json_of(peer.client())
-        self._call = call = recognise(request.method, self._host, request.target)
-        if call.request_model is not None:
-            self._facts = RequestFacts(model=call.request_model)
-        if call.dialect is None and request.fields.get(b"content-type", b"").startswith(b"application/grpc"):
-            self._problem = "gRPC messages of this call are not read"
-        if call.kind is CallKind.MODEL_CALL:
-            self._begin_call(request)
 
     def failed(self, error: Exception) -> None:
         """A step of ours has failed: the traffic goes on, unread."""
@@ -181,21 +179,21 @@ class Observation:
     @harmless
     def _take_facts(self, reader: RequestReader) -> None:
         facts = reader.facts()
-        self._facts = RequestFacts(
-            model=facts.model or self._call.request_model,
-            stream=facts.stream,
-            include_usage=facts.include_usage,
-            conversation_id=facts.conversation_id,
-        )
+        self._facts = facts if facts.model else replace(facts, model=self._call.request_model)
         self.reads_request = False
-        members = {"request_model": self._facts.model, "conversation_id": self._facts.conversation_id}
-        self._parts.outbox.progress(self._id, orjson.dumps(members | {"model": self.model_named(self._facts.model)}))
+        model = self._facts.model
+        members = {
+            "request_model": model,
+            "conversation_id": facts.conversation_id,
+            "model": self.model_named(model),
+        }
+        self._parts.outbox.progress(self._id, orjson.dumps(members))
 
     def response_head(self, response: ResponseHead, now: float) -> None:
         """The final response begins."""
         self._status = response.status
         self._first_byte_ms = milliseconds(now - self._started)
-        if self._call.kind is not CallKind.UNKNOWN:
+        if self._call.kind is not _UNKNOWN:
             self._begin_reading(response)
 
     @harmless
@@ -283,11 +281,11 @@ class Observation:
 
     def ended(self, now: float) -> None:
         """The response is whole."""
-        self._close(now, complete=True, aborted_by=None)
+        self._close(now, True, None, None)
 
     def broken(self, aborted_by: Abort | None, reason: str, now: float) -> None:
         """The exchange broke off; `aborted_by` None means that it ended as such things end."""
-        self._close(now, complete=aborted_by is None, aborted_by=aborted_by, reason=reason)
+        self._close(now, aborted_by is None, aborted_by, reason)
 
     @harmless
     def upgraded(self, response: ResponseHead, now: float, problem: str | None = None) -> None:
@@ -316,12 +314,14 @@ class Observation:
         if self._call.kind is CallKind.OTHER:
             self.count(now)
             return
-        usage = self._usage(Outcome.ERROR, error_type=error_type, reason=reason)
-        self._finish([self._record(usage, now, None)], [usage])
+        self._finish([self._usage(Outcome.ERROR, error_type=error_type, reason=reason)], now, None)
 
-    def _close(self, now: float, *, complete: bool, aborted_by: Abort | None, reason: str | None = None) -> None:
+    def _close(self, now: float, complete: bool, aborted_by: Abort | None, reason: str | None) -> None:
         try:
-            self._conclude(now, complete=complete, aborted_by=aborted_by, reason=reason)
+            if self._call.kind is _OTHER:
+                self._conclude_counted(now)
+            else:
+                self._finish(self._usages(complete=complete, reason=reason), now, aborted_by)
         except Exception as error:
             self.failed(error)
             if not self._finished:
@@ -330,23 +330,17 @@ class Observation:
     @harmless
     def _conclude_unread(self, now: float) -> None:
         self._facts = _NOTHING_SAID  # whatever it was, it is not in this one
-        usage = self._usage(Outcome.UNREADABLE, reason=INTERNAL)
-        self._finish([self._record(usage, now, None)], [usage])
+        self._finish([self._usage(Outcome.UNREADABLE, reason=INTERNAL)], now, None)
 
-    def _conclude(self, now: float, *, complete: bool, aborted_by: Abort | None, reason: str | None) -> None:
-        if self._call.kind is CallKind.OTHER:
-            if self._catalogue is not None:
-                self._parts.model_names.learn(self._catalogue.end())
-            self.count(now)
-            return
-        usages = self._usages(complete=complete, reason=reason)
-        records = [self._record(usage, now, aborted_by, is_extra=n > 0) for n, usage in enumerate(usages)]
-        self._finish(records, usages)
+    def _conclude_counted(self, now: float) -> None:
+        if self._catalogue is not None:
+            self._parts.model_names.learn(self._catalogue.end())
+        self.count(now)
 
     def _usages(self, *, complete: bool, reason: str | None) -> Sequence[ResponseUsage]:
-        if self._call.kind is CallKind.UNKNOWN:
-            operation = self._call.operation or "unknown"
-            return [_unreadable(operation, self._facts.model, self._problem or "endpoint is not known")]
+        if self._call.kind is _UNKNOWN:
+            reason = self._problem or "endpoint is not known"
+            return [_known(_UNREADABLE, self._call.operation, self._facts.model, reason)]
         if complete and self._problem is None and self._has_decoded_nothing():
             self._problem = f"{self.bytes_down} bytes of the body decode to nothing: its content coding is cut"
         if self._status is not None and self._status >= FIRST_ERROR_STATUS and not self._is_readable():
@@ -360,7 +354,7 @@ class Observation:
             return [self._usage(Outcome.NO_USAGE if complete else Outcome.TRUNCATED, reason=reason)]
         usages = self._response_reader.end(complete=complete)
         # A reader knows that there was no end, we know why.
-        return [replace(each, reason=reason) if each.outcome is Outcome.TRUNCATED else each for each in usages]
+        return [replace(each, reason=reason) if each.outcome is _TRUNCATED else each for each in usages]
 
     def _is_readable(self) -> bool:
         return self._call.dialect is not None and self._problem is None
@@ -372,8 +366,9 @@ class Observation:
 
     def _begin_call(self, request: RequestHead) -> None:
         # This is the record if nothing of ours is left to write another one.
-        usage = self._usage(Outcome.TRUNCATED, reason="the proxy was killed in the middle of it")
-        self._parts.outbox.start(self._id, self._record(usage, self._started, Abort.PROXY))
+        call = self._call
+        usage = _known(_TRUNCATED, call.operation, call.request_model, "the proxy was killed in the middle of it")
+        self._parts.outbox.start(self._id, self._record(usage, self._started, Abort.PROXY, self._id))
         reader = request_reader(self._call)
         if reader is not None:
             try:
@@ -402,11 +397,9 @@ class Observation:
             counts=counts or {},
         )
 
-    def _record(self, usage: ResponseUsage, now: float, aborted_by: Abort | None, *, is_extra: bool = False) -> bytes:
-        # The first record's id is the exchange's own, so that a draft and what replaces it are one event.
-        event_id = self.make_id(now) if is_extra else self._id
+    def _record(self, usage: ResponseUsage, now: float, aborted_by: Abort | None, event_id: str) -> bytes:
         transferred = {"up": self.bytes_up, "down": self.bytes_down}
-        return self.record(usage, now, aborted_by, event_id=event_id, timing=self._timing(now), transferred=transferred)
+        return self.record(usage, now, aborted_by, event_id, self._timing(now), transferred)
 
     def make_id(self, now: float) -> str:
         """Return an id for a further record."""
@@ -417,33 +410,32 @@ class Observation:
         usage: ResponseUsage,
         now: float,
         aborted_by: Abort | None,
-        *,
         event_id: str,
         timing: Mapping[str, object],
         transferred: Mapping[str, int],
     ) -> bytes:
         """Write a record; the members are those of `UsageRecorded`, in its order."""
-        wall = self._epoch_offset_s + now
-        truncated = usage.outcome is Outcome.TRUNCATED
+        call, outcome = self._call, usage.outcome
+        model = usage.response_model or usage.request_model
         return orjson.dumps(
             {
                 "schema": UsageRecorded.SCHEMA,
                 "event_id": event_id,
-                "at": timestamp(wall),
+                "at": timestamp(self._epoch_offset_s + now),
                 "exchange_id": self._id,
-                "provider": self._call.provider,
-                "dialect": self._call.dialect,
+                "provider": call.provider,
+                "dialect": call.dialect,
                 "operation": usage.operation,
                 "host": self._host,
                 "request_model": usage.request_model,
                 "response_model": usage.response_model,
-                "model": self.model_named(usage.response_model or usage.request_model),
+                "model": self.model_named(model) if model else None,
                 "response_id": usage.response_id,
                 "trace_id": usage.trace_id,
                 "conversation_id": usage.conversation_id or self._facts.conversation_id,
-                "outcome": usage.outcome,
+                "outcome": outcome,
                 "reason": usage.reason,
-                "aborted_by": (aborted_by or Abort.UPSTREAM) if truncated else None,
+                "aborted_by": (aborted_by or Abort.UPSTREAM) if outcome is _TRUNCATED else None,
                 "finish_reasons": usage.finish_reasons,
                 "http_status": self._status,
                 "error_type": usage.error_type,
@@ -470,11 +462,10 @@ class Observation:
 
     def count(self, now: float, endpoint: str | None = None) -> None:
         """Record that the exchange was, and that it spent nothing."""
-        wall = self._epoch_offset_s + now
         counted = {
             "schema": ExchangeCounted.SCHEMA,
             "event_id": self._id,
-            "at": timestamp(wall),
+            "at": timestamp(self._epoch_offset_s + now),
             "host": self._host,
             "endpoint": endpoint or self._call.operation or "unknown",
             "http_status": self._status,
@@ -485,12 +476,17 @@ class Observation:
         self._finished = True
         self._parts.outbox.finish(None, [orjson.dumps(counted)])
 
-    def _finish(self, records: Sequence[bytes], usages: Sequence[ResponseUsage]) -> None:
-        is_call = self._call.kind is CallKind.MODEL_CALL
+    def _finish(self, usages: Sequence[ResponseUsage], now: float, aborted_by: Abort | None) -> None:
+        # The first record's id is the exchange's own, so that a draft and what replaces it are one event.
+        records = [self._record(usages[0], now, aborted_by, self._id)]
+        for usage in usages[1:]:
+            records.append(self._record(usage, now, aborted_by, self.make_id(now)))
         self._finished = True
-        self._parts.outbox.finish(self._id if is_call else None, records)
-        if is_call:
+        if self._call.kind is _MODEL_CALL:
+            self._parts.outbox.finish(self._id, records)
             self.log_finished(usages[0])
+        else:
+            self._parts.outbox.finish(None, records)
 
     def log_finished(self, usage: ResponseUsage) -> None:
         """Say in the log how the exchange, or one response of it, ended."""
@@ -507,18 +503,10 @@ class Observation:
         )
 
 
-@lru_cache(maxsize=256)
-def _unreadable(operation: str, model: str | None, reason: str) -> ResponseUsage:
-    return ResponseUsage(outcome=Outcome.UNREADABLE, operation=operation, request_model=model, reason=reason)
-
-
-@lru_cache(maxsize=256)
-def _json_of(client: Client) -> orjson.Fragment:
-    """A client makes many exchanges, and writes itself into the records of all of them."""
-    return orjson.Fragment(orjson.dumps(client))
-
-
-_NOBODY = _json_of(Client())
+@lru_cache(maxsize=64)
+def _known(outcome: Outcome, operation: str | None, model: str | None, reason: str) -> ResponseUsage:
+    """What is known of a response without its body is one of few things."""
+    return ResponseUsage(outcome=outcome, operation=operation or "unknown", request_model=model, reason=reason)
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

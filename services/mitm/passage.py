@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from services.mitm.convoy import PIECE_BYTES_MAX
 from services.mitm.poller import Poller
-from services.mitm.stream import PLAIN_BYTES, Scratch, Stream
+from services.mitm.stream import PLAIN_BYTES, Stream
 
 # Is shown a buffer, a view of it, and the size of the piece that stands there. True if that may be sent as it is;
 # False, with nothing done, if it needs another look.
@@ -44,9 +44,7 @@ def open_passage(
     source: Stream,
     sink: Stream,
     follow: Follow,
-    *,
     poller: Poller,
-    scratch: Scratch,
     otherwise: Callable[[Callable[[], int]], None],
     on_kept: Callable[[], None],
 ) -> Passage:
@@ -59,8 +57,8 @@ def open_passage(
         on_kept: Called while the sink's socket does not take all of what is sent.
     """
     passage = Passage(source, poller)
+    recv_into, incoming, decrypt, scratch = source.reading()
     cipher, plain, view = scratch.cipher, scratch.plain, scratch.plain_view
-    recv_into, incoming, decrypt = source.reading()
     send, encrypt, encrypted, unsent = sink.writing()
     feed, join = incoming.write, poller.convoy.join
 

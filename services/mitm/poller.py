@@ -49,6 +49,7 @@ class Poller:
         "_readers",
         "convoy",
         "now",
+        "read_by",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, logs: Logs, convoy: Convoy | None = None) -> None:
@@ -58,6 +59,8 @@ class Poller:
         self._handlers: dict[int, Handler] = {}
         self._readers: dict[int, Callable[[], None]] = {}
         self._passages: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
+        # `read_by(descriptor, on_readable)`: call that from now on where nothing but `READ` is there.
+        self.read_by: Callable[[int, Callable[[], None]], None] = self._readers.__setitem__
         self._failures: dict[int, Callable[[], None]] = {}
         self._closing: list[socket.socket] = []
         # Monotonic seconds, read once per wake-up.
@@ -80,10 +83,6 @@ class Poller:
         if on_readable is not None:
             self._readers[descriptor] = on_readable
         self._epoll.register(descriptor, events)
-
-    def read_by(self, descriptor: int, on_readable: Callable[[], None]) -> None:
-        """Call `on_readable` from now on where nothing but `READ` is there."""
-        self._readers[descriptor] = on_readable
 
     def pass_by(self, descriptor: int, receive: Callable[[], bool], pass_on: Callable[[], None]) -> None:
         """Call `receive` where nothing but `READ` is there, and `pass_on` if it says so; see the class."""

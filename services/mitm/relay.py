@@ -10,7 +10,8 @@ from collections.abc import Callable
 from enum import Enum
 
 from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
-from services.mitm.observer import Abort, Peer
+from services.mitm.known_peer import KnownPeer, Peer
+from services.mitm.observer import Abort
 from services.mitm.passage import Passage, open_passage
 from services.mitm.refusal import refusal
 from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
@@ -36,6 +37,12 @@ class _Phase(Enum):
     OVER = "over"
 
 
+# Those of every exchange: an attribute of an Enum takes Python 3.11 as long as twenty names of the module.
+_HEAD = _Phase.HEAD
+_RESPONSE = _Phase.RESPONSE
+_UPGRADED = _Phase.UPGRADED
+
+
 class Relay:
     """
     Serves one client stream until it ends; owns it, and the upstream stream of the exchange under way.
@@ -48,7 +55,7 @@ class Relay:
         "_ahead",
         "_client",
         "_exchange",
-        "_exchanges",
+        "_has_spoken",
         "_idle_timeout_s",
         "_owner",
         "_passage",
@@ -65,7 +72,7 @@ class Relay:
 
     def __init__(self, client: Stream, route: Route, peer: Peer, wiring: Wiring, owner: RelayOwner["Relay"]) -> None:
         self._client = client
-        self._peer = peer
+        self._peer = KnownPeer(peer)
         self._route = route
         self._wiring = wiring
         self._owner = owner
@@ -74,7 +81,7 @@ class Relay:
         self._poller = wiring.poller
         self._idle_timeout_s = wiring.limits.idle_timeout_s
         self._ahead = bytearray()
-        self._exchanges = 0
+        self._has_spoken = False  # a whole head has come
         self._upstream: Stream | None = None
         self._passage: Passage | None = None  # for the response under way
         self._exchange = Exchange()
@@ -102,19 +109,19 @@ class Relay:
         except TlsFailed as error:
             self._wiring.logs.info("client.failed", host=self._route.host, reason=str(error))
             size = BROKEN_OFF
-        if size > 0:
+        if size <= 0:
+            if size != NOTHING_YET:
+                self._client_gone()
+        elif self._phase is _HEAD:
+            self._take_head(self._plain, self._view, size)
+        else:
             self._take(self._plain, self._view, size)
-        elif size != NOTHING_YET:
-            self._client_gone()
 
     def _take(self, data: bytearray, view: memoryview, size: int) -> None:
-        """Take `data[:size]`, the next bytes from the client; `view` is a view of `data`."""
+        """Take `data[:size]`, the next bytes from the client behind a head; `view` is a view of `data`."""
         phase = self._phase
-        if phase is _Phase.HEAD:
-            self._take_head(data, view, size)
-        elif phase is _Phase.BODY:
-            self.deadline = self._poller.now + self._idle_timeout_s
-            self._take_body(data, view, 0, size)
+        if phase is _Phase.BODY:
+            self._take_body(data, view, size)
         elif phase is _Phase.UPGRADED:
             assert self._upstream is not None
             self.deadline = self._poller.now + self._idle_timeout_s
@@ -138,79 +145,74 @@ class Relay:
             end = self._ahead.find(b"\r\n\r\n", looked)
         else:
             end = data.find(b"\r\n\r\n", 0, size)
+            if 0 <= end <= limits.head_bytes_max - 4:
+                self._begin(data, view, end + 4, size)  # nearly always: it has come as a whole
+                return
             if end < 0:
                 self._ahead += view[:size]
                 self.deadline = self._poller.now + limits.head_timeout_s
         head_bytes = end + 4 if end >= 0 else len(self._ahead)
         if head_bytes > limits.head_bytes_max:
             self._refuse(431, f"request head of {head_bytes} bytes exceeds {limits.head_bytes_max}")
-        elif end >= 0 and self._ahead:
+        elif end >= 0:
             data, self._ahead = self._ahead, bytearray()
             self._begin(data, memoryview(data), head_bytes, len(data))
-        elif end >= 0:
-            self._begin(data, view, head_bytes, size)
 
     def _begin(self, data: bytearray, view: memoryview, head_end: int, size: int) -> None:
         """Begin an exchange whose head is `data[:head_end]`, followed by whatever else has come."""
-        head = bytes(view[:head_end])
+        head, exchange = bytes(view[:head_end]), self._exchange
         try:
             request = read_request_head(head)
+            if not self._has_spoken:
+                self._has_spoken = True
+                self._owner.client_spoke(self._route.host)
+            observation = self._wiring.observe(self._route.host, request, self._peer)
+            end = exchange.begin(request, observation, data, view, head_end, size)
         except HttpInvalid as error:
             self._refuse(400, str(error))
             return
-        self._exchanges += 1
-        if self._exchanges == 1:
-            self._owner.client_spoke(self._route.host)
-        self._exchange.begin(request, self._wiring.observe(self._route.host, request, self._peer))
+        if end < size:
+            self._keep_ahead(view[end:size])
         upstream = self._wiring.pool.take(self._route)
         if upstream is None:
-            end = self._follow_request(data, view, head_end, size)
-            if end < 0:
-                return
-            self._exchange.held = bytes(view[:end])
-            if end < size:
-                self._ahead += view[end:size]
+            exchange.held = bytes(view[:end])
             self._client.pause()
             self._dial()
             return
         if request.method in _IDEMPOTENT and request.framing is Framing.NONE:
-            self._exchange.replay = head
-        self._attach(upstream)
-        self._take_body(data, view, head_end, size)
+            exchange.replay = head
+        self._attach(upstream, view[:end])
 
-    def _attach(self, upstream: Stream) -> None:
+    def _attach(self, upstream: Stream, data: memoryview | bytes) -> None:
+        """Begin to use an upstream connection; `data` is what there is of the request."""
         self._upstream = upstream
-        self._phase = _Phase.BODY
-        self.deadline = self._poller.now + self._idle_timeout_s
         upstream.watch(self._on_upstream, self._on_upstream_drained, self.fail)
+        self._send_request(upstream, data)
 
-    def _take_body(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
-        """Forward `data[:size]`, of which the request's body begins at `start`."""
+    def _take_body(self, data: bytearray, view: memoryview, size: int) -> None:
+        """Forward `data[:size]`, with which the request's body goes on."""
         upstream = self._upstream
         assert upstream is not None
-        end = self._follow_request(data, view, start, size)
-        if end < 0:
+        try:
+            end = self._exchange.follow_request(data, view, 0, size)
+        except HttpInvalid as error:
+            self._refuse(400, str(error))
             return
-        if end:
-            upstream.send(view[:end])
-        if self._exchange.request_body.done:
-            self._request_sent()
-        elif upstream.backlog > BACKLOG_BYTES_MAX:
-            self._client.pause()
+        self._send_request(upstream, view[:end])
         if end < size:
             self._keep_ahead(view[end:size])
 
-    def _request_sent(self) -> None:
-        self._phase = _Phase.RESPONSE
-        self.deadline = self._poller.now + self._wiring.limits.response_timeout_s
-
-    def _follow_request(self, data: bytearray, view: memoryview, start: int, size: int) -> int:
-        """Follow the request's body in `data[start:size]`; return where it ends, −1 if it is malformed and refused."""
-        try:
-            return self._exchange.follow_request(data, view, start, size)
-        except HttpInvalid as error:
-            self._refuse(400, str(error))
-            return -1
+    def _send_request(self, upstream: Stream, data: memoryview | bytes) -> None:
+        """Send the next piece of the request, which may be the last."""
+        backlog = upstream.send(data)
+        if self._exchange.request_body.done:
+            self._phase = _RESPONSE
+            self.deadline = self._poller.now + self._wiring.limits.response_timeout_s
+            return
+        self._phase = _Phase.BODY
+        self.deadline = self._poller.now + self._idle_timeout_s
+        if backlog > BACKLOG_BYTES_MAX:
+            self._client.pause()
 
     # -- the dial ----------------------------------------------------------
 
@@ -226,11 +228,8 @@ class Relay:
         if self._phase is not _Phase.DIAL:
             return False
         held, self._exchange.held = self._exchange.held, b""
-        self._attach(upstream)
-        upstream.send(held)
-        if self._exchange.request_body.done:
-            self._request_sent()
         self._client.resume()
+        self._attach(upstream, held)
         return True
 
     def upstream_failed(self, failure: UpstreamFailed) -> None:
@@ -254,7 +253,7 @@ class Relay:
                 self._upstream_gone(size)
             return
         exchange = self._exchange
-        if self._phase is _Phase.UPGRADED:
+        if self._phase is _UPGRADED:
             self.deadline = self._poller.now + self._idle_timeout_s
             exchange.upgraded_down(self._view[:size], self._poller.now)
             if self._client.send(self._view[:size]) > BACKLOG_BYTES_MAX:
@@ -297,34 +296,29 @@ class Relay:
 
     def _take_response_head(self, data: bytearray, view: memoryview, size: int) -> None:
         """Read heads out of `data[:size]`, interim ones (1xx) included, and go on with the body of the final one."""
-        exchange = self._exchange
+        exchange, now = self._exchange, self._poller.now
         try:
             start = exchange.read_response_heads(data, view, size, self._wiring.limits.head_bytes_max)
+            response = exchange.response
+            if response is None:
+                if start:
+                    self._client.send(view[:start])  # interim heads are no beginning: an error can still be told
+                return
+            self.deadline = now + self._idle_timeout_s
+            if response.status == SWITCHING_PROTOCOLS:
+                self._upgrade(view, start, size)
+                return
+            end = exchange.begin_response(data, view, start, size, now)
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
-        if exchange.response is None:
-            if start:
-                self._client.send(view[:start])  # interim heads are no beginning: an error can still be told
-            return
-        self.deadline = self._poller.now + self._idle_timeout_s
-        if exchange.response.status == SWITCHING_PROTOCOLS:
-            self._upgrade(view, start, size)
-        else:
-            exchange.begin_response(self._poller.now)
-            self._take_response(data, view, start, size)
-            if self._exchange is exchange and self._upstream is not None:
-                self._upstream.watch(self._on_more_of_response, self._on_upstream_drained, self.fail)
-                if (follow := exchange.chunk_follower()) is not None:
-                    self._passage = open_passage(
-                        self._upstream,
-                        self._client,
-                        follow,
-                        poller=self._poller,
-                        scratch=self._wiring.scratch,
-                        otherwise=self._take_more_of_response,
-                        on_kept=self._on_kept,
-                    )
+        self._send_response(view, end, size)
+        if self._exchange is exchange and self._upstream is not None:
+            self._upstream.watch(self._on_more_of_response, self._on_upstream_drained, self.fail)
+            if (follow := exchange.chunk_follower()) is not None:
+                self._passage = open_passage(
+                    self._upstream, self._client, follow, self._poller, self._take_more_of_response, self._on_kept
+                )
 
     def _close_passage(self) -> None:
         if self._passage is not None:
@@ -332,13 +326,17 @@ class Relay:
             self._passage = None
 
     def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
-        """Observe and forward `data[:size]`, of which the response's body begins at `start`."""
-        exchange = self._exchange
+        """Observe and forward `data[:size]`, in which the response's body goes on at `start`."""
         try:
-            end = exchange.follow_response(data, view, start, size, self._poller.now)
+            end = self._exchange.follow_response(data, view, start, size, self._poller.now)
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
+        self._send_response(view, end, size)
+
+    def _send_response(self, view: memoryview, end: int, size: int) -> None:
+        """Forward `view[:end]`; what lies behind it is no part of the response."""
+        exchange = self._exchange
         exchange.has_begun = True
         backlog = self._client.send(view[:end])
         if exchange.response_body.done:
@@ -360,10 +358,10 @@ class Relay:
 
     def _finish(self, *, extra: int) -> None:
         """The response is whole: keep what can be kept, close what cannot, go on with what was sent ahead."""
-        request, response, upstream = self._exchange.request, self._exchange.response, self._upstream
+        exchange, upstream = self._exchange, self._upstream
+        request, response = exchange.request, exchange.response
         assert request is not None and response is not None and upstream is not None
-        whole = self._exchange.request_body.done
-        keeps_alive = request.keeps_alive and response.keeps_alive and whole
+        keeps_alive = request.keeps_alive and response.keeps_alive and exchange.request_body.done
         self._upstream = None
         self._close_passage()
         if keeps_alive and not extra and not upstream.ended and not upstream.sent_failed:
@@ -374,7 +372,7 @@ class Relay:
         if not keeps_alive:
             self._close_gently()
             return
-        self._phase = _Phase.HEAD
+        self._phase = _HEAD
         self.deadline = self._poller.now + self._wiring.limits.keep_alive_timeout_s
         self._client.resume()
         if self._ahead:
@@ -400,7 +398,7 @@ class Relay:
 
     def _client_gone(self) -> None:
         """The client has closed: with an exchange under way, it has aborted it."""
-        if not self._exchanges and not self._ahead:
+        if not self._has_spoken and not self._ahead:
             self._owner.client_left_silently(self._route.host)
         self._break(Abort.CLIENT, "the client closed the connection")
         self._end()

@@ -258,11 +258,11 @@ class SocketObservation:
             usage,
             self._now,
             aborted_by,
-            event_id=response.event_id,
-            timing={
+            response.event_id,
+            {
                 "started_at": timestamp(self._parts.epoch_offset_s() + response.started),
                 "first_byte_ms": response.first_byte_ms,
                 "duration_ms": milliseconds(self._now - response.started),
             },
-            transferred={"up": self._unrecorded_up, "down": self._unrecorded_down},
+            {"up": self._unrecorded_up, "down": self._unrecorded_down},
         )

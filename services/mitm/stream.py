@@ -34,6 +34,10 @@ class TlsFailed(Exception):
     """The TLS layer refuses to go on; the message is OpenSSL's reason."""
 
 
+def _ignore() -> None:
+    return
+
+
 class Scratch:
     """The buffers that the streams of one process read into."""
 
@@ -58,6 +62,7 @@ class Stream:
         "_poller",
         "_read",
         "_recv_into",
+        "_scratch",
         "_send",
         "_shut",
         "_tls",
@@ -80,6 +85,7 @@ class Stream:
         self.descriptor = sock.fileno()
         self._poller = poller
         self._convoy = poller.convoy
+        self._scratch = scratch
         self._cipher = scratch.cipher
         self._plain_view = scratch.plain_view
         self._recv_into = sock.recv_into
@@ -175,7 +181,7 @@ class Stream:
             return NOTHING_YET
         except OSError:
             return BROKEN_OFF
-        if size == 0:
+        if not size:
             return ENDED if self.ended else BROKEN_OFF
         incoming = self._incoming
         incoming.write(self._cipher[:size])
@@ -236,9 +242,9 @@ class Stream:
             self.ended = True
         return size or ENDED
 
-    def reading(self) -> tuple[Callable[[memoryview], int], ssl.MemoryBIO, Callable[[int, memoryview], int]]:
-        """Return what `receive` is made of under TLS: take ciphertext, the BIO that it goes into, decrypt."""
-        return self._recv_into, self._incoming, self._read
+    def reading(self) -> tuple[Callable[[memoryview], int], ssl.MemoryBIO, Callable[[int, memoryview], int], Scratch]:
+        """Return what `receive` is made of under TLS: take ciphertext, its BIO, decrypt; and the buffers."""
+        return self._recv_into, self._incoming, self._read, self._scratch
 
     # -- writing -----------------------------------------------------------
 
@@ -324,13 +330,13 @@ class Stream:
     def watch(
         self,
         on_readable: Callable[[], None],
-        on_drained: Callable[[], None] | None = None,
-        on_failed: Callable[[], None] | None = None,
+        on_drained: Callable[[], None] = _ignore,
+        on_failed: Callable[[], None] = _ignore,
     ) -> None:
         """Call these from now on; begins to watch the socket."""
         self.on_readable = on_readable
-        self.on_drained = on_drained or _ignore
-        self.on_failed = on_failed or _ignore
+        self.on_drained = on_drained
+        self.on_failed = on_failed
         if self._watched:
             self._poller.read_by(self.descriptor, on_readable)
         else:
@@ -424,7 +430,3 @@ def reason_of(error: ssl.SSLError) -> str:
     if error.reason == "WRONG_VERSION_NUMBER":
         return "wrong version number: what came is no TLS"
     return (error.reason or str(error)).lower().replace("_", " ")
-
-
-def _ignore() -> None:
-    return

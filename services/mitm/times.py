@@ -6,8 +6,7 @@ from functools import lru_cache
 
 def timestamp(unix_s: float) -> str:
     """Write a time as RFC 3339 in UTC, with microseconds."""
-    second = int(unix_s)
-    return f"{_second(second)}.{int((unix_s - second) * 1e6):06d}Z"
+    return f"{_second(int(unix_s))}.{int(unix_s % 1 * 1e6):06d}Z"
 
 
 @lru_cache(maxsize=8)

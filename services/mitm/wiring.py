@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from services.mitm.config import HostList
-from services.mitm.observer import Observation, ObserverParts, Peer
+from services.mitm.known_peer import KnownPeer
+from services.mitm.observer import Observation, ObserverParts
 from services.mitm.poller import Poller
 from services.mitm.stream import Scratch, Stream
 from services.mitm.upstream import Pool, Route, UpstreamFailed
@@ -64,6 +65,6 @@ class Wiring:
     dial_http2: Callable[[Route, AwaitsUpstream], None]
     dial_tunnel: Callable[[Route, AwaitsUpstream], None]
 
-    def observe(self, host: str, request: RequestHead, peer: Peer) -> Observation:
+    def observe(self, host: str, request: RequestHead, peer: KnownPeer) -> Observation:
         """Begin to observe an exchange."""
         return Observation(host, request, peer, self.poller.now, self.observer_parts)

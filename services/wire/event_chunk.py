@@ -7,7 +7,9 @@ other: it tells with one match whether these would find exactly that, if both st
 
 import re
 
-_match = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n(?:event: [^\r\n]*+\r?\n)?data: ?([^\n]*[^\r\n])\r?\n\r?\n\r\n").fullmatch
+_SIZE = rb"([0-9A-Fa-f]{1,15})\r\n"
+_EVENT = rb"(?:event: [^\r\n]*+\r?\n)?data: ?+([^\n]*[^\r\n])\r?\n\r?\n"
+_match = re.compile(_SIZE + _EVENT + rb"\r\n").fullmatch
 
 
 def event_in_chunk(data: bytearray, size: int) -> tuple[bytes, int] | None:

@@ -26,18 +26,20 @@ _FIELD_LINE = _TOKEN + rb":" + _TEXT + rb"\r\n"
 _REQUEST_LINE = rb"(" + _TOKEN + rb") ([!-~\x80-\xff]++) HTTP/1\.([01])\r\n"
 _STATUS_LINE = rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + _TEXT + rb")?\r\n"
 _END_OF_HEAD = rb"(?:" + _FIELD_LINE + rb")*+\r\n"
-_REQUEST_HEAD = re.compile(_REQUEST_LINE + _END_OF_HEAD)
-_RESPONSE_HEAD = re.compile(_STATUS_LINE + _END_OF_HEAD)
-_FIELDS_OF_A_PROXY = re.compile(
-    rb"\n(connection|content-encoding|content-length|content-type|expect|host|proxy-authorization"
+_match_request_head = re.compile(_REQUEST_LINE + _END_OF_HEAD).fullmatch
+_match_response_head = re.compile(_STATUS_LINE + _END_OF_HEAD).fullmatch
+_find_fields_of_a_proxy = re.compile(
+    # What has one beginning stands together: at each line every alternative is tried.
+    rb"\n(con(?:nection|tent-(?:encoding|length|type))|expect|host|proxy-authorization"
     rb"|sec-websocket-extensions|transfer-encoding|upgrade"
     # Bedrock's counts, which stand in no body, its id of the exchange and its word for an error.
-    rb"|x-amzn-bedrock-(?:cache-(?:read|write)-)?(?:input|output)-token-count|x-amzn-errortype|x-amzn-requestid"
-    rb"):[ \t]*+([^\r]*)",
+    rb"|x-amzn-(?:bedrock-(?:cache-(?:read|write)-)?(?:input|output)-token-count|errortype|requestid)"
+    # A value ends in a letter, or is empty: white space behind it is none of it.
+    rb"):[ \t]*+([^\r]*[^\r\t ]|)",
     re.IGNORECASE,
-)
+).findall
 # uri-host [":" port] without the comma, which RFC 3986 allows and no name has: it is how a second Host shows.
-_HOST = re.compile(rb"[0-9A-Za-z\-._~%!$&'()*+;=:\[\]]*")
+_match_host = re.compile(rb"[0-9A-Za-z\-._~%!$&'()*+;=:\[\]]*").fullmatch
 _CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;" + _TEXT + rb")?\r\n")
 _match_chunk_start = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
 _TRAILER_LINE = re.compile(_FIELD_LINE)
@@ -55,6 +57,11 @@ class Framing(Enum):
     CHUNKED = "chunked"
     UNTIL_CLOSE = "until_close"
 
+
+# An attribute of an Enum takes Python 3.11 as long as twenty names of the module.
+_NONE = Framing.NONE
+_LENGTH = Framing.LENGTH
+_UNTIL_CLOSE = Framing.UNTIL_CLOSE
 
 # Heads are tuples: one is made for every message, and a tuple is made in half the time of a frozen dataclass.
 
@@ -108,19 +115,20 @@ def read_request_head(head: bytes) -> RequestHead:
     Raises:
         HttpInvalid: Anything that another reader could take differently.
     """
-    match = _REQUEST_HEAD.fullmatch(head)
+    match = _match_request_head(head)
     if match is None:
         raise HttpInvalid(_problem_of(head, "request", _REQUEST_LINE))
     method, target, minor = match.groups()
     fields = _fields_of(head)
-    _check_host(fields, minor)
-    framing, length = _framing_of(fields, minor, otherwise=Framing.NONE)
+    host = fields.get(b"host")
+    if host is None or not _match_host(host):
+        _check_host(host, minor)
+    framing, length = _framing_of(fields, minor, _NONE)
     if method == b"CONNECT" and framing is not Framing.NONE:
         # RFC 9110 §9.3.6: such a request has no content; some would take these bytes for the tunnel's first.
         raise HttpInvalid("a CONNECT request with a body is refused")
-    return RequestHead(
-        method.decode("ascii"), target.decode("latin-1"), _keeps_alive(fields, minor), framing, length, fields
-    )
+    keeps_alive = minor == b"1" if b"connection" not in fields else _keeps_alive(fields, minor)
+    return RequestHead(method.decode("ascii"), target.decode("latin-1"), keeps_alive, framing, length, fields)
 
 
 def read_response_head(head: bytes, *, request_method: str) -> ResponseHead:
@@ -130,18 +138,21 @@ def read_response_head(head: bytes, *, request_method: str) -> ResponseHead:
     Raises:
         HttpInvalid: Anything that another reader could take differently.
     """
-    match = _RESPONSE_HEAD.fullmatch(head)
+    match = _match_response_head(head)
     if match is None:
         raise HttpInvalid(_problem_of(head, "response", _STATUS_LINE))
     minor, digits = match.groups()
     status = int(digits)
     fields = _fields_of(head)
     # Read even where it does not count: a head that we cannot read is not passed on.
-    framing, length = _framing_of(fields, minor, otherwise=Framing.UNTIL_CLOSE)
+    framing, length = _framing_of(fields, minor, _UNTIL_CLOSE)
     leaves_http = status == 101 or (request_method == "CONNECT" and 200 <= status < 300)
     if leaves_http or request_method == "HEAD" or status < 200 or status in (204, 304):
         framing, length = Framing.NONE, 0
-    keeps_alive = framing is not Framing.UNTIL_CLOSE and not leaves_http and _keeps_alive(fields, minor)
+    if framing is _UNTIL_CLOSE or leaves_http:
+        keeps_alive = False
+    else:
+        keeps_alive = minor == b"1" if b"connection" not in fields else _keeps_alive(fields, minor)
     return ResponseHead(status, keeps_alive, framing, length, fields)
 
 
@@ -158,41 +169,36 @@ def _problem_of(head: bytes, kind: str, start_line: bytes) -> str:
 
 
 def _fields_of(head: bytes) -> dict[bytes, bytes]:
-    listed = _FIELDS_OF_A_PROXY.findall(head)
-    found = {name.lower(): value.rstrip(b" \t") for name, value in listed}
+    listed = _find_fields_of_a_proxy(head)
+    found = {name.lower(): value for name, value in listed}
     if len(found) != len(listed):
         found.clear()
         for name, value in listed:
-            name, value = name.lower(), value.rstrip(b" \t")
+            name = name.lower()
             found[name] = found[name] + b", " + value if name in found else value
     return found
 
 
-def _check_host(fields: dict[bytes, bytes], minor: bytes) -> None:
+def _check_host(host: bytes | None, minor: bytes) -> None:
     # RFC 9112 §3.2: to be refused when it is missing, repeated or malformed.
-    host = fields.get(b"host")
-    if host is None:
-        if minor == b"1":
-            raise HttpInvalid("request of HTTP/1.1 has no host field")
-    elif not _HOST.fullmatch(host):
+    if host is not None:
         raise HttpInvalid(f"host {host[:80]!r} is not one host")
+    if minor == b"1":
+        raise HttpInvalid("request of HTTP/1.1 has no host field")
 
 
 def _keeps_alive(fields: dict[bytes, bytes], minor: bytes) -> bool:
-    connection = fields.get(b"connection")
-    if connection is None:
-        return minor == b"1"
-    options = [option.strip() for option in connection.lower().split(b",")]
+    options = [option.strip() for option in fields[b"connection"].lower().split(b",")]
     if b"close" in options:
         return False
     return minor == b"1" or b"keep-alive" in options
 
 
-def _framing_of(fields: dict[bytes, bytes], minor: bytes, *, otherwise: Framing) -> tuple[Framing, int]:
+def _framing_of(fields: dict[bytes, bytes], minor: bytes, otherwise: Framing) -> tuple[Framing, int]:
     """Apply RFC 9112 §6.3 to the two fields that say how a body ends; `otherwise` is for neither."""
-    coding = fields.get(b"transfer-encoding")
     length = fields.get(b"content-length")
-    if coding is not None:
+    if b"transfer-encoding" in fields:
+        coding = fields[b"transfer-encoding"]
         # §6.1: in HTTP/1.0 its framing is faulty, and readers differ; other codings are obsolete.
         if coding.lower() != b"chunked" or minor == b"0":
             raise HttpInvalid(f"transfer-encoding {coding[:40]!r} in HTTP/1.{minor.decode()} is not read")
@@ -201,15 +207,11 @@ def _framing_of(fields: dict[bytes, bytes], minor: bytes, *, otherwise: Framing)
         return Framing.CHUNKED, 0
     if length is None:
         return otherwise, 0
-    size = _length_of(length)
-    return (Framing.LENGTH, size) if size else (Framing.NONE, 0)
-
-
-def _length_of(value: bytes) -> int:
     # A list of equal values is allowed by RFC 9110 §8.6 and refused here: no client of ours sends one.
-    if not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
-        raise HttpInvalid(f"content-length {value[:40]!r} is no length")
-    return int(value)
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
+        raise HttpInvalid(f"content-length {length[:40]!r} is no length")
+    size = int(length)
+    return (_LENGTH, size) if size else (_NONE, 0)
 
 
 class NoBody:
@@ -397,8 +399,8 @@ Body: TypeAlias = NoBody | LengthBody | ChunkedBody | UntilCloseBody
 
 def body_of(head: RequestHead | ResponseHead) -> Body:
     """Make the tracker for the body that follows a head."""
-    if head.framing is Framing.NONE:
+    if head.framing is _NONE:
         return NoBody()
-    if head.framing is Framing.LENGTH:
+    if head.framing is _LENGTH:
         return LengthBody(head.length)
     return ChunkedBody() if head.framing is Framing.CHUNKED else UntilCloseBody()

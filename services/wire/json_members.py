@@ -31,6 +31,10 @@ OBJECT_OPENING, OBJECT_CLOSING, COLON = ord("{"), ord("}"), ord(":")
 
 _SIGNIFICANT = re.compile(rb"[^ \t\r\n]")
 _BEHIND_LITERAL = re.compile(rb"[ \t\r\n,\]}]")
+# Nearly every key, and every value that is wanted, is a word: it needs no step for each of its parts.
+_WORD = rb'"([ !#-\[\]-~]{0,64}+)"'  # printable ASCII without quote and backslash
+_WORD_AS_KEY = re.compile(rb"[ \t\r\n]*+" + _WORD + rb"[ \t\r\n]*+:")
+_WORD_AS_VALUE = re.compile(_WORD)
 
 
 class JsonMemberReader:
@@ -90,6 +94,11 @@ class JsonMemberReader:
         return found.end()
 
     def _before_key(self, data: bytes, position: int) -> int:
+        word = _WORD_AS_KEY.match(data, position)
+        if word is not None:
+            self._begin_member(word[1].decode("ascii"))
+            self._step = self._before_value
+            return word.end()
         found = _SIGNIFICANT.search(data, position)
         if found is None:
             return -1
@@ -106,10 +115,13 @@ class JsonMemberReader:
         self._keep(data, position, end, self._key_bytes_max)
         if end >= 0:
             key = self._take_token(self._key_bytes_max)
-            path = (*self._outer, key[0]) if key and isinstance(key[0], str) else None
-            self._path = path if path in self._missing or path in self._branches else None
+            self._begin_member(key[0] if key else None)
             self._step = self._before_colon
         return end
+
+    def _begin_member(self, key: Scalar) -> None:
+        path = (*self._outer, key) if isinstance(key, str) else None
+        self._path = path if path in self._missing or path in self._branches else None
 
     def _before_colon(self, data: bytes, position: int) -> int:
         found = _SIGNIFICANT.search(data, position)
@@ -129,6 +141,12 @@ class JsonMemberReader:
             raise JsonMalformed(f"{found[0]!r} where a value should begin")
         if byte == OBJECT_OPENING and self._path in self._branches:
             return self._enter_object(start + 1)
+        if byte == QUOTE and self._path is not None and self._path in self._missing:
+            word = _WORD_AS_VALUE.match(data, start)
+            if word is not None and word.end() - start <= self._value_bytes_max:
+                self.found[self._path] = word[1].decode("ascii")
+                self._leave_value()
+                return word.end()
         if byte in OPENING or (byte == QUOTE and self._path not in self._missing):
             self._step = self._in_skipped
         else:

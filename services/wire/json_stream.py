@@ -18,6 +18,9 @@ WHITE_SPACE = b" \t\r\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _BRACKET_OR_QUOTE = re.compile(rb'["{}\[\]]')
+# The next one, over strings that are short and have no escapes: most are keys and words. For a long one the searches of
+# `_end_of_string` are faster by far, so that no more than this is tried before it is left to them.
+_BEHIND_SHORT_STRINGS = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]{0,64}+")*+["{}\[\]]')
 _SIGNIFICANT = re.compile(rb"[^ \t\r\n]")
 _BEHIND_LITERAL = re.compile(rb"[ \t\r\n,\]}]")
 
@@ -61,7 +64,10 @@ class ValueScanner:
                 self._in_string = False
                 if not self._depth:
                     return position
-            found = _BRACKET_OR_QUOTE.search(data, position)
+            if self._depth:
+                found = _BEHIND_SHORT_STRINGS.match(data, position)
+            else:
+                found = _BRACKET_OR_QUOTE.search(data, position)
             if found is None:
                 return -1
             position = found.end()

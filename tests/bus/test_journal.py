@@ -378,3 +378,87 @@ def test_exchanges_that_are_not_over_are_counted_by_their_run(tmp_path: Path) ->
     journal.finish("0", [usage_json("0")])
     journal.finish("1", [usage_json("1")])
     assert journal.open_runs() == {"01KA": 1}
+
+
+# -- held, and written at once -------------------------------------------------
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["start", "progress", "repeat", "finish", "count", "write"]), st.sampled_from("abc")),
+    max_size=40,
+)
+
+
+def take(journal: Journal, step: str, name: str, number: int) -> None:
+    if step == "start":
+        journal.start(name, orjson.dumps({"n": number, "id": name}))
+    elif step == "progress":
+        journal.progress(name, orjson.dumps({"model": number}))
+    elif step == "repeat":
+        journal.repeats(name)(orjson.dumps({"usage": number}))
+    elif step == "finish":
+        journal.finish(name, [record(number), record(number + 1000)])
+    elif step == "count":
+        journal.finish(None, [record(number)])
+    else:
+        journal.write_held()
+
+
+@settings(deadline=None, max_examples=150)
+@given(STEPS, st.sampled_from([300, 2000, 1 << 20]))
+def test_what_is_held_comes_to_the_same(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]], segment_bytes: int
+) -> None:
+    """Written one by one or together, over segments that are full in the midst of it: the next life reads the same."""
+    left = []
+    for is_holding in (False, True):
+        directory = tmp_path_factory.mktemp("journal")
+        journal = Journal.open(directory, "mitm-0", limits=JournalLimits(segment_bytes=segment_bytes))
+        journal.is_holding = is_holding
+        for number, (step, name) in enumerate(steps):
+            take(journal, step, name, number)
+        journal.write_held()
+        in_memory = numbers(journal.read(1, *EVERYTHING)) if journal.last else []
+        _, pasts = reopened(directory)
+        records = [numbers(past.read(1, *EVERYTHING)) for past in pasts if past.last]
+        unfinished = sorted(each for past in pasts for each in past.unfinished.read(1, *EVERYTHING))
+        left.append((journal.last, in_memory, records, unfinished))
+    assert left[0] == left[1]
+
+
+def test_nothing_of_what_is_held_is_on_disk_before_it_is_written(tmp_path: Path) -> None:
+    """And all of it is afterwards, with one write."""
+    journal = Journal.open(tmp_path, "mitm-0")
+    journal.is_holding = True
+    for name in "ab":
+        journal.start(name, b'{"id":"%b"}' % name.encode())
+    journal.repeats("a")(b'{"usage":{"input_tokens":7}}')
+    journal.finish("b", [record(1)])
+    assert reopened(tmp_path)[1] == []
+    assert (journal.last, journal.read(1, *EVERYTHING)) == (0, [])
+    journal.write_held()
+    assert (journal.last, numbers(journal.read(1, *EVERYTHING))) == (1, [1])
+    _, (past,) = reopened(tmp_path)
+    assert past.unfinished.read(1, *EVERYTHING) == [b'{"id":"a","usage":{"input_tokens":7}}']
+
+
+def test_a_full_disk_takes_of_what_is_held_what_it_can(tmp_path: Path) -> None:
+    """The rest is as if it had been written by itself: records wait, an exchange goes on unrecorded."""
+    journal = Journal.open(tmp_path, "mitm-0", limits=JournalLimits(waiting_bytes_max=300))
+    finish(journal, 1, 3)
+    journal.is_holding = True
+    with no_file_above(journal.size_bytes + 250):
+        journal.start("a", b'{"id":"a"}')
+        finish(journal, 3, 8)
+        journal.start("b", record(0, 200))
+        journal.repeats("b")(b'{"usage":{}}')
+        journal.write_held()
+        assert (journal.last, journal.waiting, journal.dropped) == (3, 2, 2)
+        journal.finish("a", [record(8)])
+        assert journal.dropped == 3
+    journal.is_holding = False
+    journal.retry()
+    assert (journal.last, journal.waiting, journal.problem) == (5, 0, None)
+    _, (past,) = reopened(tmp_path)
+    assert numbers(past.read(1, *EVERYTHING)) == [1, 2, 3, 4, 5]
+    assert past.damage is None
+    assert past.unfinished.read(1, *EVERYTHING) == [b'{"id":"a"}']

@@ -33,6 +33,17 @@ def test_an_id_begins_with_its_time(now_ms: int) -> None:
     assert value_of(UlidSource(bytes(10)).make(now_ms)) >> 80 == now_ms
 
 
+@given(st.binary(min_size=10, max_size=10), st.lists(st.integers(0, 2**48 - 1), min_size=1, max_size=20).map(sorted))
+def test_the_ids_of_a_process_differ_in_time_and_number_alone(randomness: bytes, times_ms: list[int]) -> None:
+    """However far apart they are made: the upper 60 random bits stay, the lower 20 count within a millisecond."""
+    source, last_ms, number = UlidSource(randomness), -1, 0
+    for now_ms in times_ms:
+        number = number + 1 if now_ms == last_ms else 0
+        last_ms = now_ms
+        random_bits = int.from_bytes(randomness) >> 20 << 20
+        assert value_of(source.make(now_ms)) == now_ms << 80 | random_bits | number
+
+
 def test_the_example_of_the_specification() -> None:
     """01ARZ3NDEK is 1469918176 s and 385 ms."""
     assert UlidSource(bytes(10)).make(1_469_918_176_385)[:10] == "01ARYZ6S41"

@@ -27,15 +27,27 @@ class Passing:
         self.around = Observing()
         self.exchange = Exchange()
         head = request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-        self.exchange.begin(read_request_head(head), self.around.observe(HOST, head, 10.0))
+        observation = self.around.observe(HOST, head, 10.0)
         data = bytearray(request)
-        self.request_end = self.exchange.follow_request(data, memoryview(data), len(head), len(data))
+        self.request_end = self.exchange.begin(
+            read_request_head(head), observation, data, memoryview(data), len(head), len(data)
+        )
 
     def read_heads(self, piece: bytes) -> tuple[int, bytes]:
         """Read heads in what was kept and `piece`; return where they end, and all of it."""
         data = bytearray(self.exchange.response_ahead + piece)
         self.exchange.response_ahead = b""
         return self.exchange.read_response_heads(data, memoryview(data), len(data), HEAD_BYTES_MAX), bytes(data)
+
+    def follow_request(self, piece: bytes) -> int:
+        """Follow the rest of the request's body."""
+        data = bytearray(piece)
+        return self.exchange.follow_request(data, memoryview(data), 0, len(data))
+
+    def begin_response(self, piece: bytes = b"", now: float = 11.0) -> int:
+        """Go on behind the head of the response."""
+        data = bytearray(piece)
+        return self.exchange.begin_response(data, memoryview(data), 0, len(data), now)
 
     def follow(self, piece: bytes, now: float = 11.0) -> int:
         """Follow the body of the response."""
@@ -66,7 +78,7 @@ def test_an_exchange_ends_with_its_record() -> None:
     passing = Passing(post(HOST, BODY))
     assert passing.request_end == len(post(HOST, BODY))
     passing.read_heads(FINAL)
-    passing.exchange.begin_response(10.5)
+    passing.begin_response(now=10.5)
     assert passing.follow(ANSWER[:50]) == 50
     assert passing.records == []
     assert passing.follow(ANSWER[50:] + b"HTTP/1.1 ") == len(ANSWER) - 50
@@ -93,6 +105,39 @@ def test_a_malformed_body_is_named() -> None:
         Passing(get(HOST, "/v1/messages", "Transfer-Encoding: chunked", method="POST") + b"nonsense\r\n")
 
 
+@pytest.mark.parametrize("target", ["/v1/messages", "/unknown", "/v1/models"], ids=["read", "unread", "counted"])
+@given(
+    request_cut=st.integers(0, len(BODY) + 1),
+    response_cut=st.integers(0, len(ANSWER) + 1),
+    behind=st.sampled_from([b"", b"GET / HTTP/1.1\r\n"]),
+)
+def test_a_body_that_comes_whole_is_followed_as_any_other(
+    target: str, request_cut: int, response_cut: int, behind: bytes
+) -> None:
+    """Whatever was there with the head, the same is told and the same end is found; what lies behind is left alone."""
+    written = []
+    for request_first, response_first in ((len(BODY), len(ANSWER)), (request_cut, response_cut)):
+        request = post(HOST, BODY, target) + behind
+        head_end = len(request) - len(BODY + behind)
+        first = request[: head_end + request_first] if request_first < len(BODY) else request
+        passing = Passing(first)
+        assert passing.request_end == min(len(first), len(request) - len(behind))
+        if request_first < len(BODY):
+            assert not passing.exchange.request_body.done
+            assert passing.follow_request(request[len(first) :]) == len(BODY) - request_first
+        assert passing.exchange.request_body.done
+        passing.read_heads(FINAL)
+        if response_first < len(ANSWER):
+            assert passing.begin_response(ANSWER[:response_first]) == response_first
+            assert not passing.exchange.response_body.done
+            assert passing.follow(ANSWER[response_first:] + behind) == len(ANSWER) - response_first
+        else:
+            assert passing.begin_response(ANSWER + behind) == len(ANSWER)
+        assert passing.exchange.response_body.done
+        written.append(passing.around.outbox.entries)
+    assert written[0] == written[1]
+
+
 CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -109,7 +154,7 @@ def test_chunks_that_come_alone_are_followed_as_any_others(cuts: list[int]) -> N
     for follow_alone in (False, True):
         passing = Passing(post(HOST, BODY))
         passing.read_heads(CHUNKED)
-        passing.exchange.begin_response(11.0)
+        passing.begin_response()
         follow = passing.exchange.chunk_follower()
         assert follow is not None
         for piece in pieces:
@@ -136,7 +181,7 @@ def test_only_chunks_that_are_read_come_alone(request_: bytes, head: bytes) -> N
     """A length tells where the end is in another way, and what nobody reads is not copied."""
     passing = Passing(request_)
     passing.read_heads(head)
-    passing.exchange.begin_response(11.0)
+    passing.begin_response()
     assert passing.exchange.chunk_follower() is None
 
 

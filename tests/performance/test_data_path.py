@@ -24,7 +24,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
 # one exchange that nobody reads.
 EVENT_CALLS = 58
 CROWDED_EVENT_CALLS = 9.0
-EXCHANGE_CALLS = 179
+EXCHANGE_CALLS = 138
 CROWD = 25
 
 

@@ -32,6 +32,14 @@ from services.wire.http1 import (
 )
 from tests.support.splits import cut_at, every_split
 
+KEPT_FIELDS = [
+    *(b"connection", b"content-encoding", b"content-length", b"content-type", b"expect", b"host", b"upgrade"),
+    *(b"proxy-authorization", b"sec-websocket-extensions", b"transfer-encoding", b"x-amzn-errortype"),
+    *(b"x-amzn-bedrock-%b-token-count" % kind for kind in (b"input", b"output", b"cache-read-input")),
+    *(b"x-amzn-bedrock-%b-token-count" % kind for kind in (b"cache-write-output", b"cache-write-input")),
+    b"x-amzn-requestid",
+]
+
 # ---------------------------------------------------------------- a request head
 
 
@@ -76,6 +84,14 @@ def test_a_field_is_read_as_text_and_is_empty_when_it_is_missing():
     assert head.field(b"content-type") == ""
 
 
+@given(st.lists(st.sampled_from([b" ", b"\t", b"a", b"\xe9", b",", b":"]), max_size=12).map(b"".join))
+@example(b" \t")
+def test_white_space_around_a_value_is_none_of_it(value: bytes):
+    """RFC 9110 §5.5; within a value it stays. Also where nothing else is there."""
+    fields = {b"content-type": value.strip(b" \t")}
+    assert response(b"Content-Type:" + value).fields == response(b"content-type:" + value, b"X: y").fields == fields
+
+
 def test_several_fields_of_one_name_are_one_list():
     """RFC 9110 §5.3, in the order in which they came, whatever the case of their names."""
     assert (
@@ -89,6 +105,15 @@ def test_fields_in_which_bedrock_reports_are_kept():
     expected = {**counts, b"x-amzn-requestid": b"id", b"x-amzn-errortype": b"E:http://x"}
     fields = [b"%b: %b" % (name.title(), value) for name, value in expected.items()]
     assert response(*fields, b"x-amzn-bedrock-invocation-latency: 9").fields == expected
+
+
+@pytest.mark.parametrize("name", KEPT_FIELDS)
+def test_the_fields_of_a_proxy_are_kept_and_no_others(name: bytes):
+    """Whatever their case; a letter more or less makes another field."""
+    value = {b"transfer-encoding": b"chunked", b"host": b"a"}.get(name, b"7")
+    for written in (name, name.title(), name.upper()):
+        assert response(b"%b: %b" % (written, value)).fields == {name: value}
+    assert response(*(b"%b: 7" % each for each in (b"x" + name, name + b"x", name[:-1], name[1:]))).fields == {}
 
 
 def test_a_field_is_found_by_its_whole_name():
@@ -275,6 +300,8 @@ def test_reading_a_long_head_takes_time_in_proportion_to_it():
         read_request_head(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a" * 1_000_000 + b"\r\n\r\n")
     with pytest.raises(HttpInvalid):
         read_request_head(b"a" * 1_000_000)
+    with_blanks = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: b%b\r\n\r\n" % (b" " * 1_000_000)
+    assert read_request_head(with_blanks).field(b"upgrade") == "b"
     # Some 0.2 s; what is quadratic would take hours.
     assert time.process_time() - started < 10
 

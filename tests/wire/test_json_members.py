@@ -80,6 +80,42 @@ def test_a_cut_body_gives_only_what_stood_before_the_cut(document: Pairs, cut: i
     assert found.items() <= by_a_parser(body).items()
 
 
+SCRAPS = st.sampled_from(
+    [
+        b'"model"',
+        b'"request"',
+        b'"id"',
+        b'"labels"',
+        b'"x"',
+        b'"m\xc3\xa4"',
+        b'"m\xff"',
+        b'"a\nb"',
+        b'"\\u0069d"',
+        b'"\x7f"',
+    ]
+    + [b'"%b"' % (b"k" * size) for size in (63, 64, 65, 300)]
+    + [b":", b":", b":", b",", b",", b"{", b"}", b"[", b"]", b" ", b"\r\n", b"1", b"true", b'"', b"\\"]
+)
+
+
+@given(st.lists(SCRAPS, max_size=30).map(b"".join), st.sampled_from([9, 66, 67, 4096]), CUTS)
+def test_what_comes_whole_is_read_as_what_comes_byte_by_byte(
+    scraps: bytes, value_bytes_max: int, cuts: list[int]
+) -> None:
+    """JSON or not: the same is found, and the same is refused."""
+    outcomes = []
+    body = b"{" + scraps
+    for pieces in ([body], [bytes([byte]) for byte in body], cut_at(body, cuts)):
+        reader, refusal = JsonMemberReader(WANTED, value_bytes_max=value_bytes_max), ""
+        try:
+            for piece in pieces:
+                reader.feed(piece)
+        except JsonMalformed as error:
+            refusal = str(error)
+        outcomes.append((reader.found, reader.is_done, refusal))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
 @pytest.mark.parametrize("name", ["model", "\\u006dodel", "m\\u006fd\\u0065l"])
 def test_a_key_may_be_spelt_with_escapes(name: str) -> None:
     body = f'{{"x": [1, {{"model": "no"}}], "{name}": "a\\"b\\\\c\\u00e4\\ud83d\\ude00", "stream": true}}'.encode()

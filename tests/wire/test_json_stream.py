@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.wire.json_stream import JsonElementReader, JsonElementTooLarge, JsonLineReader, JsonMalformed
+from services.wire.json_stream import (
+    JsonElementReader,
+    JsonElementTooLarge,
+    JsonLineReader,
+    JsonMalformed,
+    ValueScanner,
+)
 from tests.support.splits import CUTS, cut_at, every_split
 
 TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=12) | st.sampled_from(['"', "\\", '\\"', "{[", "]},"])
@@ -15,6 +21,46 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
     max_leaves=12,
 )
+
+
+# Around the length up to which strings are passed over at once.
+WORDS = st.sampled_from([b"", b"a", rb"\"", rb"\\", b"{", b"]", b"x" * 62, b"x" * 64, b"x" * 65, rb"\n" + b"y" * 70])
+STRINGS = st.lists(WORDS, max_size=3).map(lambda words: b'"%b"' % b"".join(words))
+PIECES_OF_VALUES = st.lists(STRINGS | st.sampled_from([b"{", b"[", b"}", b"]", b", ", b"12", b'"', b"\\"]), max_size=40)
+
+
+def end_of_value(data: bytes) -> int:
+    """Follow brackets and strings one byte at a time."""
+    depth, in_string, is_escaped = 0, False, False
+    for position, byte in enumerate(data):
+        if in_string:
+            is_escaped, in_string = byte == ord("\\") and not is_escaped, byte != ord('"') or is_escaped
+        elif byte in b"{[":
+            depth += 1
+        elif byte in b"}]":
+            depth -= 1
+        elif byte == ord('"'):
+            in_string = True
+        else:
+            continue
+        if not depth and not in_string:
+            return position + 1
+    return -1
+
+
+@given(st.sampled_from([b"{", b"[", b'"']), PIECES_OF_VALUES.map(b"".join), CUTS)
+def test_a_value_ends_where_its_brackets_do(opening: bytes, rest: bytes, cuts: list[int]) -> None:
+    """Whatever strings are in it, however it is cut."""
+    data = opening + rest
+    scanner, before, ends = ValueScanner(), 0, []
+    for piece in cut_at(data, cuts):
+        end = scanner.end_of(piece, 0)
+        if end >= 0:
+            ends.append(before + end)
+            break
+        before += len(piece)
+    expected = end_of_value(data)
+    assert ends == ([] if expected < 0 else [expected])
 
 
 def elements_in(pieces: list[bytes]) -> list[object]:
