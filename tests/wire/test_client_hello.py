@@ -301,6 +301,13 @@ def test_names_of_other_types_are_skipped():
         assert read(records(message(extensions))) == ClientHello(server_name=expected, protocols=())
 
 
+def test_many_names_are_each_read_as_what_they_are():
+    """More than are remembered, and the first ones again."""
+    hellos = [(f"h{number}.example", records(message(named(f"h{number}.example".encode())))) for number in range(200)]
+    for name, hello in [*hellos, *hellos[:20]]:
+        assert read(hello) == ClientHello(server_name=name, protocols=())
+
+
 # ---------------------------------------------------------------- what is refused
 
 
