@@ -43,7 +43,7 @@ class Poller:
         self._handlers: dict[int, Handler] = {}
         self._readers: dict[int, Callable[[], None]] = {}
         self._failures: dict[int, Callable[[], None]] = {}
-        self._closing: list[socket.socket] = []
+        self._closing: list[socket.SocketType] = []
         # Monotonic seconds, read once per wake-up.
         self.now = monotonic()
         loop.add_reader(self._epoll.fileno(), self._dispatch)
@@ -79,7 +79,7 @@ class Poller:
             self._readers.pop(descriptor, None)
             self._epoll.unregister(descriptor)
 
-    def close_socket(self, sock: socket.socket) -> None:
+    def close_socket(self, sock: socket.SocketType) -> None:
         """Close a socket at the end of the wake-up, so that no event in hand can meet a new owner of its number."""
         self.forget(sock.fileno())
         if not self._closing:

@@ -76,7 +76,7 @@ class Stream:
         "socket",
     )
 
-    def __init__(self, sock: socket.socket, poller: Poller, scratch: Scratch) -> None:
+    def __init__(self, sock: socket.SocketType, poller: Poller, scratch: Scratch) -> None:
         self.socket = sock
         self.descriptor = sock.fileno()
         self._poller = poller
