@@ -74,14 +74,19 @@ class Poller:
 
     def forget(self, descriptor: int) -> None:
         """Call no handler for this descriptor any more."""
-        if self._handlers.pop(descriptor, None) is not None:
-            del self._failures[descriptor]
-            self._readers.pop(descriptor, None)
+        if self._drop_handlers(descriptor):
             self._epoll.unregister(descriptor)
+
+    def _drop_handlers(self, descriptor: int) -> bool:
+        if self._handlers.pop(descriptor, None) is None:
+            return False
+        del self._failures[descriptor]
+        self._readers.pop(descriptor, None)
+        return True
 
     def close_socket(self, sock: socket.SocketType) -> None:
         """Close a socket at the end of the wake-up, so that no event in hand can meet a new owner of its number."""
-        self.forget(sock.fileno())
+        self._drop_handlers(sock.fileno())  # and the kernel forgets a socket that is closed
         if not self._closing:
             self._loop.call_soon(self._close_sockets)
         self._closing.append(sock)

@@ -27,9 +27,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger, socket(7)
 NOTHING_YET = 0
 ENDED = -1  # the peer said that it will send no more: close_notify under TLS, FIN in clear
 BROKEN_OFF = -2  # the connection ended without that
-
-# What else `Passage.step` returns.
-KEPT = -3  # the piece has passed, but the socket that it goes to does not take all of it now
+KEPT = -3  # of `Passage.step` only: the piece has passed, but its socket does not take all of it now
 
 
 class TlsFailed(Exception):
@@ -128,14 +126,14 @@ class Stream:
         assert self._tls is not None
         try:
             self._tls.do_handshake()
+            return True
         except ssl.SSLWantReadError:
-            self._flush_tls()
             return False
         except ssl.SSLError as error:
-            self._flush_tls()
             raise TlsFailed(reason_of(error)) from error
-        self._flush_tls()
-        return True
+        finally:
+            if self._outgoing.pending:
+                self._flush_tls()
 
     def receive_handshake(self) -> int:
         """Read ciphertext into the TLS layer; return `NOTHING_YET`, a positive number, or `BROKEN_OFF`."""
@@ -188,11 +186,13 @@ class Stream:
 
     def receive_decrypted(self) -> int:
         """Decrypt what the TLS layer has; see `receive`."""
+        if not self._incoming.pending:
+            return NOTHING_YET  # as OpenSSL would say by an exception
         try:
             size = self._read(_PLAIN_BYTES, self._plain_view)
         except ssl.SSLError as error:
             return self._read_stopped(0, error)
-        return self._read_on(size)
+        return size if size and not self._incoming.pending else self._read_on(size)
 
     def _read_on(self, total: int) -> int:
         """Go on behind a read of `total` bytes, which is 0 at the peer's close_notify."""
@@ -348,7 +348,7 @@ class Stream:
 
     # -- the end -----------------------------------------------------------
 
-    def shut_writing(self) -> None:
+    def shut_writing(self, *, closing: bool = False) -> None:
         """Say that we send no more, behind what still waits to be sent: close_notify and FIN."""
         if self._shut:
             return
@@ -359,7 +359,7 @@ class Stream:
             except ssl.SSLError:
                 pass  # it wants the peer's close_notify, which we do not wait for
             self._flush_tls()
-        if not self._unsent:
+        if not self._unsent and not (closing and self.ended):  # with all read, closing the socket sends the FIN too
             self._shut_socket(socket.SHUT_WR)
 
     def _shut_socket(self, how: int) -> None:
@@ -373,7 +373,7 @@ class Stream:
         if self.closed:
             return
         if not self.sent_failed:
-            self.shut_writing()
+            self.shut_writing(closing=True)
         if self._unsent and not self.sent_failed:
             self.abort()
         else:
