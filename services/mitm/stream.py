@@ -11,7 +11,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import cast
+from typing import Any
 
 from services.mitm.poller import BROKEN, READ, WRITE, Poller
 
@@ -82,7 +82,7 @@ class Stream:
         self._plain_view = scratch.plain_view
         self._recv_into = sock.recv_into
         self._send = sock.send
-        self._tls: ssl.SSLObject | None = None
+        self._tls: Any = None
         self._unsent = bytearray()  # one object for life: `Passage` holds it too
         self._events = READ
         self._watched = False
@@ -103,14 +103,12 @@ class Stream:
         """Put a TLS layer on the connection; `handshake` runs it."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
-        )
-        # What an SSLObject wraps is called directly: its methods only pass the call on, and this one is made for every
-        # piece of every stream. With a buffer, read fills it and returns a number. Types in quotes: they are not made.
-        inner = getattr(self._tls, "_sslobj", self._tls)
-        self._read = cast("Callable[[int, memoryview], int]", inner.read)
-        self._write = cast("Callable[[memoryview | bytes], int]", inner.write)
+        tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name)
+        # What an SSLObject wraps is kept in its stead: its methods only pass the call on, and some calls are made for
+        # every piece of every stream. With a buffer, read fills it and returns a number.
+        self._tls = inner = tls._sslobj  # type: ignore[attr-defined]  # typeshed has no type of it
+        self._read: Callable[[int, memoryview], int] = inner.read
+        self._write: Callable[[memoryview | bytes], int] = inner.write
 
     def feed_tls(self, data: bytes) -> None:
         """Give bytes to the TLS layer that were read before it was there."""
@@ -151,7 +149,8 @@ class Stream:
     @property
     def protocol(self) -> str | None:
         """The application protocol that the handshake agreed on, if any."""
-        return self._tls.selected_alpn_protocol() if self._tls is not None else None
+        name: str | None = None if self._tls is None else self._tls.selected_alpn_protocol()
+        return name
 
     # -- reading -----------------------------------------------------------
 
@@ -355,7 +354,7 @@ class Stream:
         self._shut = True
         if self._tls is not None:
             try:
-                self._tls.unwrap()
+                self._tls.shutdown()
             except ssl.SSLError:
                 pass  # it wants the peer's close_notify, which we do not wait for
             self._flush_tls()
