@@ -27,6 +27,7 @@ from services.mitm.authority import (
     AUTHORITY_LIFETIME,
     LEAF_LEFT_MIN,
     AuthorityInvalid,
+    Issuer,
     Pair,
     as_java_store,
     as_pem,
@@ -69,13 +70,13 @@ class Keystore:
         self._config = config
         self._logs = logs
         self._clock = clock
-        self._leaf_key = make_leaf_key()
         self._contexts: OrderedDict[tuple[str, bool], tuple[ssl.SSLContext, datetime]] = OrderedDict()
         with _locked(config.ca_directory / "lock"):
             self.authority = self._open_authority()
             self._system = self._system_certificates()
             self._publish_bundle(self._system)
             self._open_simulator()
+        self._issuer = Issuer(self.authority, make_leaf_key())
         self.upstream_context = self._make_upstream_context(["http/1.1"])
         self.simulator_context = _client_context()
         self.simulator_context.load_verify_locations(config.simulator_directory / "ca.pem")
@@ -93,7 +94,7 @@ class Keystore:
         if found is not None and found[1] > now:
             self._contexts.move_to_end(name)
             return found[0]
-        leaf = make_leaf(self.authority, self._leaf_key, host, now)
+        leaf = self._issuer.leaf(host, now)
         context = self._make_server_context(leaf, "h2" if http2 else "http/1.1")
         renew_at = leaf.certificate.not_valid_after_utc - LEAF_LEFT_MIN
         self._contexts[name] = (context, max(renew_at, now + timedelta(minutes=1)))
@@ -183,7 +184,7 @@ class Keystore:
         context.options |= ssl.OP_NO_TICKET
         # The client knows which cipher its machine is fast at.
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-        with _in_memory_file(leaf.certificate_pem() + leaf.key_pem()) as path:
+        with _in_memory_file(self._issuer.key_pem + leaf.certificate_pem()) as path:
             context.load_cert_chain(path)
         return context
 
