@@ -9,9 +9,11 @@ or bytes left over, is refused: the TLS library behind us must see the same name
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from services.wire.errors import WireError
 
@@ -150,9 +152,18 @@ def _parsed(message: bytes) -> ClientHello:
         raise _cut_off(message) from None
     if at > size:
         raise _cut_off(message)
-    # A hello of TLS 1.2 may end here, without extensions.
-    extensions = _extensions(message, _last_vector(message, at)) if at < size else {}
-    return _hello_of(extensions.get(_SERVER_NAME), extensions.get(_ALPN))
+    if at == size:
+        return _hello_of(None, None)  # one of TLS 1.2 may end here, without extensions
+    first = _last_vector(message, at)
+    layout = _layouts.get((first, size))
+    if layout is not None and layout.headers_in(message, first) == layout.headers:
+        bodies = layout.bodies
+    else:
+        bodies = _bodies_of_extensions(message, first)
+        if layout is None and len(_layouts) < _REMEMBERED_MAX:
+            _layouts[first, size] = _layout_of(message, first, bodies)
+    names, protocols = bodies.get(_SERVER_NAME), bodies.get(_ALPN)
+    return _hello_of(None if names is None else message[names], None if protocols is None else message[protocols])
 
 
 def _cut_off(message: bytes) -> ClientHelloInvalid:
@@ -175,9 +186,9 @@ def _hello_of(server_names: bytes | None, protocols: bytes | None) -> ClientHell
     )
 
 
-def _extensions(message: bytes, at: int) -> dict[int, bytes]:
-    """Return what is in each extension; they fill the message from `at`."""
-    found: dict[int, bytes] = {}
+def _bodies_of_extensions(message: bytes, at: int) -> dict[int, slice]:
+    """Return where what is in each extension lies; they fill the message from `at`."""
+    found: dict[int, slice] = {}
     size, header_at = len(message), _EXTENSION.unpack_from
     try:
         while at < size:
@@ -186,12 +197,34 @@ def _extensions(message: bytes, at: int) -> dict[int, bytes]:
             at = start + length
             if kind in found and at <= size:
                 raise ClientHelloInvalid(f"extension {kind} is there twice")  # RFC 8446 §4.2
-            found[kind] = message[start:at]
+            found[kind] = slice(start, at)
     except struct.error:
         raise _misfit(at + 2 if at + 2 > size else at + 4, at, size) from None
     if at > size:
         raise _misfit(at, at, size)
     return found
+
+
+class _Layout(NamedTuple):
+    """
+    How the extensions of a hello lie in it.
+
+    All hellos of a client are laid out alike, and only what is in their extensions differs. That another one is laid
+    out like this is shown by its having the same headers in the same places: each says where the next one stands.
+    """
+
+    headers_in: Callable[[bytes, int], tuple[bytes, ...]]
+    headers: tuple[bytes, ...]
+    bodies: dict[int, slice]
+
+
+# By where the extensions begin and end; who comes first is remembered.
+_layouts: dict[tuple[int, int], _Layout] = {}
+
+
+def _layout_of(message: bytes, first: int, bodies: dict[int, slice]) -> _Layout:
+    headers = struct.Struct("=" + "".join(f"4s{body.stop - body.start}x" for body in bodies.values()))
+    return _Layout(headers.unpack_from, headers.unpack_from(message, first), bodies)
 
 
 def _server_name(body: bytes) -> str | None:
