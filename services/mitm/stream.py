@@ -103,10 +103,11 @@ class Stream:
         """Put a TLS layer on the connection; `handshake` runs it."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name)
-        # What an SSLObject wraps is kept in its stead: its methods only pass the call on, and some calls are made for
+        # What an SSLObject wraps is used in its stead: its methods only pass the call on, and some calls are made for
         # every piece of every stream. With a buffer, read fills it and returns a number.
-        self._tls = inner = tls._sslobj  # type: ignore[attr-defined]  # typeshed has no type of it
+        self._tls = inner = context._wrap_bio(  # type: ignore[attr-defined]  # typeshed has no type of it
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
+        )
         self._read: Callable[[int, memoryview], int] = inner.read
         self._write: Callable[[memoryview | bytes], int] = inner.write
 
