@@ -1,5 +1,6 @@
 """What mitm does to know a new connection, counted: calls and system calls. It stays what it is."""
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from itertools import cycle, islice
 import pytest
 
 from services.mitm.peer import Address, PeerDirectory
-from services.mitm.server import original_address
+from services.mitm.server import SocketName, _accepted, original_address
 from services.wire.client_hello import ClientHello, ClientHelloReader, _layouts
 from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
 
@@ -79,6 +80,19 @@ def test_a_hello_takes_no_call_for_what_nobody_asks_for() -> None:
     _layouts.clear()
     calls = [calls_of(lambda hello=hello: ClientHelloReader().feed(hello)) for hello in (few, many, few, many)]
     assert calls[2] == calls[3] < calls[0] < calls[1]
+
+
+def test_a_connection_is_accepted_in_one_call(listening: socket.socket) -> None:
+    """It is a socket like any other, that no program we start would have."""
+    with socket.create_connection(listening.getsockname()) as client:
+        taken: list[tuple[socket.SocketType, SocketName]] = []
+        assert system_calls_of(lambda: taken.append(_accepted(listening))) == {"_accept": 1}
+        [(accepted, near)] = taken
+        assert near == client.getsockname() and accepted.getpeername() == near
+        assert not os.get_inheritable(accepted.fileno())
+        client.sendall(b"x")
+        assert accepted.recv(2) == b"x"
+        accepted.close()
 
 
 def test_the_owner_of_a_connection_is_asked_for_once(directory: PeerDirectory, listening: socket.socket) -> None:
