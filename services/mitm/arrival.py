@@ -147,6 +147,10 @@ class Arrival:
 
     # -- the first bytes ---------------------------------------------------
 
+    def receive_early(self) -> None:
+        """Take what has come while we asked who it is: clients speak first, and many have by now."""
+        self._on_readable()
+
     def _on_readable(self) -> None:
         if self._phase is _Phase.HANDSHAKE:
             self._on_handshake()

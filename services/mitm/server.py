@@ -154,8 +154,10 @@ class Server:
             stream.abort()
             return
         self._counts["connections"] += 1
-        self._live.add(Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self))
+        arrival = Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self)
+        self._live.add(arrival)
         self._start_ticking()
+        self._guarded(arrival, arrival.receive_early)
 
     def _admits(self, uid: int) -> bool:
         if uid in self._admitted:
