@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 # linux/netfilter_ipv4.h and netfilter_ipv6/ip6_tables.h
 _SO_ORIGINAL_DST = 80
-_ACCEPTED_AT_ONCE = 32
+# Per wake-up. Each may have said hello already: 32 handshakes would keep everybody else waiting for ten milliseconds.
+_ACCEPTED_AT_ONCE = 8
 _BACKLOG = 1024
 _TICK_S = 1.0
 # While no deadline is nearer than that. One that a connection gets meanwhile may be kept so much later.

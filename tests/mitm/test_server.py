@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,23 @@ def test_clients_come_by_ipv4_and_ipv6(proxy: Mitm) -> None:
         with proxy.client(host, sock=proxy.dial(ipv6=ipv6)) as client:
             client.send(get(host))
             assert client.read_head() == response()
+
+
+def test_a_crowd_that_comes_at_once_is_served_to_the_last(proxy: Mitm) -> None:
+    """More than are accepted in one wake-up; half of them have spoken by then, and half speak later."""
+
+    def crowd() -> list[socket.socket]:
+        clients = [proxy.dial() for _ in range(3 * module._ACCEPTED_AT_ONCE)]
+        for client in clients[::2]:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        return clients
+
+    with ExitStack() as until:
+        clients = [until.enter_context(client) for client in proxy.call(crowd)]
+        for client in clients[1::2]:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        for client in clients:
+            assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
