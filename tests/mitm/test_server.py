@@ -247,6 +247,29 @@ def test_a_bug_in_a_deadline_does_not_stop_the_clock(tmp_path: Path, monkeypatch
         proxy._sink.lines.remove(line)
 
 
+def test_a_bug_in_the_first_look_at_a_connection_ends_that_connection(
+    proxy: Mitm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one connection's step, although it is taken where connections are accepted."""
+
+    def receive_early(self: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("services.mitm.arrival.Arrival.receive_early", receive_early)
+        assert refused_at_once(proxy)
+    [line] = proxy.logged("step.failed")
+    proxy._sink.lines.remove(line)
+    assert proxy.call(lambda: proxy.server.facts()["live"]) == 0
+    assert not refused_once_asked(proxy)
+
+
+def refused_once_asked(proxy: Mitm) -> bool:
+    with proxy.dial() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        return refused(sock)
+
+
 def test_the_clock_goes_slowly_while_no_deadline_is_near(proxy: Mitm) -> None:
     """Connections that wait for hours cost next to nothing; a new one is looked after as soon as ever."""
 
