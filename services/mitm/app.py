@@ -32,11 +32,12 @@ async def mitm(process: Process) -> None:
     """Serve until the process is asked to stop."""
     config = MitmConfig.from_settings(process.settings, process.state)
     logs = process.logs
-    keystore = Keystore(config, logs, lambda: datetime.now(UTC))
+    loop = asyncio.get_running_loop()
+    keystore = Keystore(config, logs, lambda: datetime.now(UTC), loop.call_soon)
     addresses = Addresses(config.run_directory)
     journal = Journal.open(config.journal_directory, process.name)
     publisher = ExchangePublisher(journal, addresses, logs)
-    poller = Poller(asyncio.get_running_loop(), logs, Convoy(journal))
+    poller = Poller(loop, logs, Convoy(journal))
     scratch = Scratch()
 
     def context_for(host: str, usual: ssl.SSLContext) -> ssl.SSLContext:

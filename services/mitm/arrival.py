@@ -9,6 +9,7 @@ import base64
 import binascii
 import ipaddress
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from services.events.exchange import Client
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 # A proxy's request head has an address and credentials, nothing more.
 CONNECT_HEAD_BYTES_MAX = 16 * 1024
 _HTTPS_PORT = 443
+# Most connections go where others have gone.
+_route = lru_cache(maxsize=256)(Route)
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 # RFC 8446 §6.2
 _DECODE_ERROR = 50
@@ -143,6 +146,10 @@ class Arrival:
         return f"<Arrival {self._phase.value}>"
 
     # -- the first bytes ---------------------------------------------------
+
+    def receive_early(self) -> None:
+        """Take what has come while we asked who it is: clients speak first, and many have by now."""
+        self._on_readable()
 
     def _on_readable(self) -> None:
         if self._phase is _Phase.HANDSHAKE:
@@ -258,9 +265,9 @@ class Arrival:
     def _route_to(self, host: str) -> Route:
         if self._connect is not None:
             literal = self._connect if _is_ip_address(self._connect[0]) else None
-            return Route(host=host, port=self._connect[1], original=literal)
+            return _route(host=host, port=self._connect[1], original=literal)
         port = self._original[1] if self._original else _HTTPS_PORT
-        return Route(host=host, port=port, original=self._original)
+        return _route(host=host, port=port, original=self._original)
 
     def _choose(self) -> None:
         """Ask the provider first: only what it speaks can be passed on."""

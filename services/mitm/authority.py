@@ -80,7 +80,7 @@ def make_authority(hosts: Iterable[str], now: datetime, common_name: str = "Wire
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     permitted = sorted({constraint_of(host) for host in hosts})
     builder = (
-        _builder(name, name, key.public_key(), now - BACKDATED, now + AUTHORITY_LIFETIME - timedelta(days=1))
+        _valid(_builder(name, name, key.public_key()), now - BACKDATED, now + AUTHORITY_LIFETIME - timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -100,6 +100,35 @@ def make_authority(hosts: Iterable[str], now: datetime, common_name: str = "Wire
     return Pair(builder.sign(key, hashes.SHA256()), key)
 
 
+class Issuer:
+    """
+    Makes leaves of one authority that share a key; what they have in common is put together once.
+
+    Attributes:
+        key_pem: Their private key as PEM, unencrypted; of SEC 1, RFC 5915, which OpenSSL reads sooner than PKCS #8.
+    """
+
+    def __init__(self, authority: Pair, key: ec.EllipticCurvePrivateKey) -> None:
+        self.key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+        self._key = key
+        self._authority = authority
+        self._expires = authority.certificate.not_valid_after_utc
+        # An empty subject: a common name over 64 characters cannot be built.
+        self._begun = (
+            _builder(x509.Name([]), authority.certificate.subject, key.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(_authority_identifier(authority), critical=False)
+        )
+
+    def leaf(self, host: str, now: datetime, *, lifetime: timedelta = LEAF_LIFETIME) -> Pair:
+        """Make a certificate for one host name, which is over when its authority is."""
+        builder = _valid(self._begun, now - BACKDATED, min(now + lifetime - BACKDATED, self._expires))
+        named = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=True)
+        return Pair(named.sign(self._authority.key, hashes.SHA256()), self._key)
+
+
 def make_leaf(
     authority: Pair,
     key: ec.EllipticCurvePrivateKey,
@@ -108,20 +137,8 @@ def make_leaf(
     *,
     lifetime: timedelta = LEAF_LIFETIME,
 ) -> Pair:
-    """Make a certificate for one host name, with an empty subject: a common name over 64 characters cannot be built."""
-    expires = min(now + lifetime - BACKDATED, authority.certificate.not_valid_after_utc)
-    builder = (
-        _builder(x509.Name([]), authority.certificate.subject, key.public_key(), now - BACKDATED, expires)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=True)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            _authority_identifier(authority),
-            critical=False,
-        )
-    )
-    return Pair(builder.sign(authority.key, hashes.SHA256()), key)
+    """Make a certificate for one host name, alone; see `Issuer`."""
+    return Issuer(authority, key).leaf(host, now, lifetime=lifetime)
 
 
 def _authority_identifier(authority: Pair) -> x509.AuthorityKeyIdentifier:
@@ -220,18 +237,13 @@ def as_java_store(certificates: Iterable[bytes], password: str) -> bytes:
     return pkcs12.serialize_java_truststore(entries, BestAvailableEncryption(password.encode()))
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, begins: datetime, expires: datetime
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begins)
-        .not_valid_after(expires)
-    )
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    return x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+
+
+def _valid(builder: x509.CertificateBuilder, begins: datetime, expires: datetime) -> x509.CertificateBuilder:
+    """Say how long, and give it a number, which no two certificates share."""
+    return builder.serial_number(x509.random_serial_number()).not_valid_before(begins).not_valid_after(expires)
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -27,6 +27,7 @@ from services.mitm.authority import (
     AUTHORITY_LIFETIME,
     LEAF_LEFT_MIN,
     AuthorityInvalid,
+    Issuer,
     Pair,
     as_java_store,
     as_pem,
@@ -62,20 +63,29 @@ class Keystore:
     The authority, its leaves as server contexts, and the upstream context.
 
     Opened once per process. `server_context` is called for each connection and answers from memory but for the first
-    connection to a name, which costs a signature (under a millisecond).
+    connection to a name, which costs a signature and its loading (under a millisecond). What does not depend on the
+    name waits ready; its successor is made when `call_soon`, an event loop's, says so, which nobody waits for.
     """
 
-    def __init__(self, config: MitmConfig, logs: Logs, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        config: MitmConfig,
+        logs: Logs,
+        clock: Callable[[], datetime],
+        call_soon: Callable[[Callable[[], None]], object] = lambda step: step(),
+    ) -> None:
         self._config = config
         self._logs = logs
         self._clock = clock
-        self._leaf_key = make_leaf_key()
         self._contexts: OrderedDict[tuple[str, bool], tuple[ssl.SSLContext, datetime]] = OrderedDict()
         with _locked(config.ca_directory / "lock"):
             self.authority = self._open_authority()
             self._system = self._system_certificates()
             self._publish_bundle(self._system)
             self._open_simulator()
+        self._issuer = Issuer(self.authority, make_leaf_key())
+        self._call_soon = call_soon
+        self._spare: ssl.SSLContext | None = _server_context()
         self.upstream_context = self._make_upstream_context(["http/1.1"])
         self.simulator_context = _client_context()
         self.simulator_context.load_verify_locations(config.simulator_directory / "ca.pem")
@@ -93,7 +103,7 @@ class Keystore:
         if found is not None and found[1] > now:
             self._contexts.move_to_end(name)
             return found[0]
-        leaf = make_leaf(self.authority, self._leaf_key, host, now)
+        leaf = self._issuer.leaf(host, now)
         context = self._make_server_context(leaf, "h2" if http2 else "http/1.1")
         renew_at = leaf.certificate.not_valid_after_utc - LEAF_LEFT_MIN
         self._contexts[name] = (context, max(renew_at, now + timedelta(minutes=1)))
@@ -174,18 +184,15 @@ class Keystore:
     # -- contexts ----------------------------------------------------------
 
     def _make_server_context(self, leaf: Pair, protocol: str) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(_CIPHERS)
+        context, self._spare = self._spare or _server_context(), None
+        self._call_soon(self._prepare)
         context.set_alpn_protocols([protocol])
-        # Tickets would be good for this process and this leaf only, and cost a write and two seals per connection.
-        context.num_tickets = 0
-        context.options |= ssl.OP_NO_TICKET
-        # The client knows which cipher its machine is fast at.
-        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-        with _in_memory_file(leaf.certificate_pem() + leaf.key_pem()) as path:
+        with _in_memory_file(self._issuer.key_pem + leaf.certificate_pem()) as path:
             context.load_cert_chain(path)
         return context
+
+    def _prepare(self) -> None:
+        self._spare = self._spare or _server_context()
 
     def _make_upstream_context(self, protocols: list[str]) -> ssl.SSLContext:
         context = _client_context()
@@ -205,6 +212,18 @@ class Keystore:
             except ssl.SSLError as error:
                 raise ConfigInvalid([f"mitm.upstream_ca_file {path} cannot be read: {error.reason}"]) from error
         return context
+
+
+def _server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    # Tickets would be good for this process and one leaf only, and cost a write and two seals per connection.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
+    # The client knows which cipher its machine is fast at.
+    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    return context
 
 
 def _client_context() -> ssl.SSLContext:

@@ -16,6 +16,7 @@ import socket
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_pton
 from typing import NamedTuple
 
@@ -98,18 +99,15 @@ class PeerDirectory:
                 by `wiremeter run`.
         """
         process = self._holder_of(owner)
-        pid = executable = cwd = None
+        pid = program = folder = None
         if process is not None:
             pid = process.pid
             program = process.link(b"exe")
             if program is not None:
-                # An update that replaced the program behind its running process adds that word, proc(5).
-                executable = _text(program.rpartition(b"/")[2]).removesuffix(" (deleted)") or None
                 name = name or process.name_as(program)
             folder = process.link(b"cwd")
-            cwd = None if folder is None else _text(folder)
         label, run = (name.label, name.run) if name else (None, None)
-        return Client(uid=owner.uid, pid=pid, executable=executable, cwd=cwd, label=label, run=run)
+        return _client(owner.uid, pid, program, folder, label, run)
 
     def _ask(self, netlink: socket.socket, near: Address, far: Address) -> Owner | None:
         self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
@@ -276,6 +274,19 @@ class _Process:
             return None
         value = next((each for each in found if each.startswith(_NAME_VARIABLE)), None)
         return None if value is None else client_name(_text(value[len(_NAME_VARIABLE) :]))
+
+
+@lru_cache(maxsize=_REMEMBERED_MAX)
+def _client(
+    uid: int, pid: int | None, program: bytes | None, folder: bytes | None, label: str | None, run: str | None
+) -> Client:
+    """Put what is known of a client into words; most connections are made by the same few."""
+    executable = None
+    if program is not None:
+        # An update that replaced the program behind its running process adds that word, proc(5).
+        executable = _text(program.rpartition(b"/")[2]).removesuffix(" (deleted)") or None
+    cwd = None if folder is None else _text(folder)
+    return Client(uid=uid, pid=pid, executable=executable, cwd=cwd, label=label, run=run)
 
 
 def _uid_of(pid: int) -> int | None:

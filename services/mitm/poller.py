@@ -62,7 +62,7 @@ class Poller:
         # `read_by(descriptor, on_readable)`: call that from now on where nothing but `READ` is there.
         self.read_by: Callable[[int, Callable[[], None]], None] = self._readers.__setitem__
         self._failures: dict[int, Callable[[], None]] = {}
-        self._closing: list[socket.socket] = []
+        self._closing: list[socket.SocketType] = []
         # Monotonic seconds, read once per wake-up.
         self.now = monotonic()
         self.convoy = convoy or Convoy()
@@ -98,15 +98,20 @@ class Poller:
 
     def forget(self, descriptor: int) -> None:
         """Call no handler for this descriptor any more."""
-        if self._handlers.pop(descriptor, None) is not None:
-            del self._failures[descriptor]
-            self._readers.pop(descriptor, None)
-            self._passages.pop(descriptor, None)
+        if self._drop_handlers(descriptor):
             self._epoll.unregister(descriptor)
 
-    def close_socket(self, sock: socket.socket) -> None:
+    def _drop_handlers(self, descriptor: int) -> bool:
+        if self._handlers.pop(descriptor, None) is None:
+            return False
+        del self._failures[descriptor]
+        self._readers.pop(descriptor, None)
+        self._passages.pop(descriptor, None)
+        return True
+
+    def close_socket(self, sock: socket.SocketType) -> None:
         """Close a socket at the end of the wake-up, so that no event in hand can meet a new owner of its number."""
-        self.forget(sock.fileno())
+        self._drop_handlers(sock.fileno())  # and the kernel forgets a socket that is closed
         if not self._closing:
             self._loop.call_soon(self._close_sockets)
         self._closing.append(sock)

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import pwd
+import select
 import socket
 import ssl
 import struct
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 # linux/netfilter_ipv4.h and netfilter_ipv6/ip6_tables.h
 _SO_ORIGINAL_DST = 80
-_ACCEPTED_AT_ONCE = 32
+# Per wake-up. Each may have said hello already: 32 handshakes would keep everybody else waiting for ten milliseconds.
+_ACCEPTED_AT_ONCE = 8
 _BACKLOG = 1024
 _TICK_S = 1.0
 # While no deadline is nearer than that. One that a connection gets meanwhile may be kept so much later.
@@ -74,6 +76,7 @@ class Server:
         self._lock: int | None = None
         self._live: set[Arrival | Relay | Http2Relay | Tunnel] = set()
         self._ticking: asyncio.TimerHandle | None = None
+        self._ticks_at = 0.0
         self._admitted: set[int] = {0, os.geteuid()}
         self._counts: Counter[str] = Counter()
         self._distrust: Counter[str] = Counter()
@@ -100,12 +103,15 @@ class Server:
             self._watch_listener(sock)
 
     def _watch_listener(self, sock: socket.socket) -> None:
-        self._wiring.poller.watch(sock.fileno(), lambda _: self._accept(sock), fail=lambda: None)
+        waiting = select.poll()
+        waiting.register(sock, select.POLLIN)
+        accept = partial(self._accept, sock, sock.getsockname(), waiting)
+        self._wiring.poller.watch(sock.fileno(), lambda _: accept(), fail=lambda: None, on_readable=accept)
 
-    def _accept(self, listening: socket.socket) -> None:
+    def _accept(self, listening: socket.socket, here: SocketName, waiting: select.poll) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                sock, far = listening.accept()
+                sock, far = _accepted(listening)
             except BlockingIOError:
                 return
             except ConnectionAbortedError:
@@ -117,20 +123,21 @@ class Server:
                 asyncio.get_running_loop().call_later(_ACCEPT_PAUSE_S, self._watch_again, listening)
                 return
             try:
-                self._arrive(sock, (far[0], far[1]))
+                self._arrive(sock, far[:2], here)
             except Exception as error:
                 # One connection is no reason to be deaf to all others.
                 self._wiring.logs.error("arrival.failed", error=error)
                 sock.close()
+            if not waiting.poll(0):
+                return  # nearly always; to be told so by `accept` costs seven times as much
 
     def _watch_again(self, listening: socket.socket) -> None:
         if listening in self._listening:
             self._watch_listener(listening)
 
-    def _arrive(self, sock: socket.socket, near: Address) -> None:
-        """`near` is the client's own address; the other end is where it wanted to go."""
+    def _arrive(self, sock: socket.SocketType, near: Address, here: SocketName) -> None:
+        """`near` is the client's own address; where it wanted to go is the other end, or `here`."""
         sock.setblocking(False)
-        here = sock.getsockname()
         original = original_address(sock, here)
         goal: Address = original or here[:2]
         owner = self._peers.owner_of(near, goal)
@@ -148,8 +155,10 @@ class Server:
             stream.abort()
             return
         self._counts["connections"] += 1
-        self._live.add(Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self))
+        arrival = Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self)
+        self._live.add(arrival)
         self._start_ticking()
+        self._guarded(arrival, arrival.receive_early)
 
     def _admits(self, uid: int) -> bool:
         if uid in self._admitted:
@@ -228,12 +237,13 @@ class Server:
     # -- time --------------------------------------------------------------
 
     def _start_ticking(self, ticks: int = 1) -> None:
-        loop = asyncio.get_running_loop()
+        at = self._wiring.poller.now + ticks * _TICK_S
         if self._ticking is not None:
-            if self._ticking.when() <= loop.time() + ticks * _TICK_S:
+            if self._ticks_at <= at:
                 return
             self._ticking.cancel()
-        self._ticking = loop.call_later(ticks * _TICK_S, self._tick)
+        self._ticks_at = at
+        self._ticking = asyncio.get_running_loop().call_later(ticks * _TICK_S, self._tick)
 
     def _tick(self) -> None:
         """Look for passed deadlines, only while something is alive, and less often while none is near."""
@@ -295,7 +305,19 @@ def _count_host(counts: Counter[str], host: str) -> None:
         counts[host] += 1
 
 
-def original_address(sock: socket.socket, here: SocketName) -> Address | None:
+def _accepted(listening: socket.socket) -> tuple[socket.SocketType, SocketName]:
+    """
+    Return a connection and its far end, as `accept` does.
+
+    That looks its constants up in enums and makes the connection an object of Python around one of C: a hundred steps
+    of the interpreter for nothing that we use.
+    """
+    descriptor, far = listening._accept()  # type: ignore[attr-defined]  # not in typeshed; `accept` is made of it
+    family = socket.AF_INET if len(far) == 2 else socket.AF_INET6
+    return socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), far
+
+
+def original_address(sock: socket.SocketType, here: SocketName) -> Address | None:
     """
     Return where a redirected client wanted to go; None for a connection that was made to us directly.
 

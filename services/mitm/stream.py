@@ -11,7 +11,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import cast
+from typing import Any
 
 from services.mitm.convoy import PIECE_BYTES_MAX
 from services.mitm.poller import BROKEN, READ, WRITE, Poller
@@ -80,7 +80,7 @@ class Stream:
         "socket",
     )
 
-    def __init__(self, sock: socket.socket, poller: Poller, scratch: Scratch) -> None:
+    def __init__(self, sock: socket.SocketType, poller: Poller, scratch: Scratch) -> None:
         self.socket = sock
         self.descriptor = sock.fileno()
         self._poller = poller
@@ -90,7 +90,7 @@ class Stream:
         self._plain_view = scratch.plain_view
         self._recv_into = sock.recv_into
         self._send = sock.send
-        self._tls: ssl.SSLObject | None = None
+        self._tls: Any = None
         self._unsent = bytearray()  # one object for life: `Passage` holds it too
         self._events = READ
         self._watched = False
@@ -111,14 +111,13 @@ class Stream:
         """Put a TLS layer on the connection; `handshake` runs it."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(
+        # What an SSLObject wraps is used in its stead: its methods only pass the call on, and some calls are made for
+        # every piece of every stream. With a buffer, read fills it and returns a number.
+        self._tls = inner = context._wrap_bio(  # type: ignore[attr-defined]  # typeshed has no type of it
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
         )
-        # What an SSLObject wraps is called directly: its methods only pass the call on, and this one is made for every
-        # piece of every stream. With a buffer, read fills it and returns a number. Types in quotes: they are not made.
-        inner = getattr(self._tls, "_sslobj", self._tls)
-        self._read = cast("Callable[[int, memoryview], int]", inner.read)
-        self._write = cast("Callable[[memoryview | bytes], int]", inner.write)
+        self._read: Callable[[int, memoryview], int] = inner.read
+        self._write: Callable[[memoryview | bytes], int] = inner.write
 
     def feed_tls(self, data: bytes) -> None:
         """Give bytes to the TLS layer that were read before it was there."""
@@ -134,14 +133,14 @@ class Stream:
         assert self._tls is not None
         try:
             self._tls.do_handshake()
+            return True
         except ssl.SSLWantReadError:
-            self._flush_tls()
             return False
         except ssl.SSLError as error:
-            self._flush_tls()
             raise TlsFailed(reason_of(error)) from error
-        self._flush_tls()
-        return True
+        finally:
+            if self._outgoing.pending:
+                self._flush_tls()
 
     def receive_handshake(self) -> int:
         """Read ciphertext into the TLS layer; return `NOTHING_YET`, a positive number, or `BROKEN_OFF`."""
@@ -159,7 +158,8 @@ class Stream:
     @property
     def protocol(self) -> str | None:
         """The application protocol that the handshake agreed on, if any."""
-        return self._tls.selected_alpn_protocol() if self._tls is not None else None
+        name: str | None = None if self._tls is None else self._tls.selected_alpn_protocol()
+        return name
 
     # -- reading -----------------------------------------------------------
 
@@ -194,11 +194,13 @@ class Stream:
 
     def receive_decrypted(self) -> int:
         """Decrypt what the TLS layer has; see `receive`."""
+        if not self._incoming.pending:
+            return NOTHING_YET  # as OpenSSL would say by an exception
         try:
             size = self._read(PLAIN_BYTES, self._plain_view)
         except ssl.SSLError as error:
             return self.read_stopped(0, error)
-        return self.read_on(size)
+        return size if size and not self._incoming.pending else self.read_on(size)
 
     def read_on(self, total: int) -> int:
         """Go on behind a read of `total` bytes, which is 0 at the peer's close_notify."""
@@ -294,6 +296,9 @@ class Stream:
 
     def keep(self, data: memoryview | bytes) -> int:
         """Keep what the socket did not take; return the `backlog`."""
+        if self.closed:  # meanwhile: nobody shall take what was sent for all
+            self._reset_when_closed()
+            return 0
         if not self._unsent:
             self._wait_for(self._events | WRITE)
         self._unsent += data
@@ -371,17 +376,19 @@ class Stream:
 
     # -- the end -----------------------------------------------------------
 
-    def shut_writing(self) -> None:
+    def shut_writing(self, *, closing: bool = False) -> None:
         """Say that we send no more, behind what still waits to be sent: close_notify and FIN."""
         if self._shut:
             return
         self._shut = True
         if self._tls is not None:
             try:
-                self._tls.unwrap()
+                self._tls.shutdown()
             except ssl.SSLError:
                 pass  # it wants the peer's close_notify, which we do not wait for
             self._flush_tls()
+        if closing and self.ended and not self._unsent:
+            return  # with all read, closing the socket sends the FIN too
         if self._convoy.is_open:
             self._convoy.leave()
         if not self._unsent:
@@ -398,7 +405,7 @@ class Stream:
         if self.closed:
             return
         if not self.sent_failed:
-            self.shut_writing()
+            self.shut_writing(closing=True)
         if self._unsent and not self.sent_failed:
             self.abort()
         else:
@@ -409,11 +416,14 @@ class Stream:
         if not self.closed:
             if self._convoy.is_open:
                 self._convoy.leave()
-            try:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            except OSError:
-                pass
+            self._reset_when_closed()
             self._leave()
+
+    def _reset_when_closed(self) -> None:
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        except OSError:
+            pass
 
     def _leave(self) -> None:
         self.closed = True

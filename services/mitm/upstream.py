@@ -349,7 +349,7 @@ async def _writable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Non
         loop.remove_writer(sock)
 
 
-async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.SocketType) -> None:
     ready = loop.create_future()
     loop.add_reader(sock, _set, ready)
     try:

@@ -9,19 +9,25 @@ or bytes left over, is refused: the TLS library behind us must see the same name
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from services.wire.errors import WireError
 
 # With its record headers. Go 1.27 with a post-quantum key share sends 1,541 bytes; nobody sends ten times as much.
 CLIENT_HELLO_BYTES_MAX = 16 * 1024
 HANDSHAKE_RECORD = 22  # RFC 8446 §5.1
-_RECORD_START = bytes((HANDSHAKE_RECORD, 3))  # the major version of all of TLS
+_MAJOR_VERSION = 3  # of all of TLS
+_RECORD_START = bytes((HANDSHAKE_RECORD, _MAJOR_VERSION))
 _RECORD_HEADER = 5
 _RECORD_BYTES_MAX = 2**14
 _CLIENT_HELLO = 1  # RFC 8446 §4
 _MESSAGE_HEADER = 4
+# Both headers together: type, version (its minor part is anything), length; type, and length in 8 and 16 bits.
+_HEADERS = struct.Struct("!BBxHBBH")
 _VERSION_AND_RANDOM = 2 + 32  # RFC 8446 §4.1.2
 _EXTENSION = struct.Struct("!HH")  # RFC 8446 §4.2, before its body
 _SERVER_NAME = 0  # RFC 6066 §1.1
@@ -30,6 +36,8 @@ _HOST_NAME = 0  # RFC 6066 §3
 # The name goes into certificates, logs and look-ups: only what a DNS name is made of may pass, in labels of a length
 # that resolvers take. The underscore is in use, whatever RFC 952 says.
 _NAME = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
+# What clients asked for lately: nearly all connections are to few hosts. No entry is larger than a hello.
+_REMEMBERED_MAX = 64
 
 
 class ClientHelloInvalid(WireError):
@@ -72,6 +80,8 @@ class ClientHelloReader:
         Raises:
             ClientHelloInvalid: Not a TLS handshake, malformed, or larger than `CLIENT_HELLO_BYTES_MAX`.
         """
+        if not self._received and _is_one_record(data):
+            return _parsed(bytes(data[_HEADERS.size :]))
         self._received += data
         message = self._message
         while len(message) < self._awaited:
@@ -119,26 +129,66 @@ class ClientHelloReader:
 # field that nobody asks for.
 
 
-def _parsed(message: bytes) -> ClientHello:
-    at, size = _VERSION_AND_RANDOM, len(message)
-    if at > size:
-        raise _misfit(at, at, size)
-    for size_of_length in (1, 2, 1):  # legacy_session_id, cipher_suites, legacy_compression_methods
-        start = at + size_of_length
-        at = start + int.from_bytes(message[at:start])
-        if at > size:
-            raise _misfit(start, at, size)
-    # A hello of TLS 1.2 may end here, without extensions.
-    extensions = _extensions(message, _last_vector(message, at)) if at < size else {}
-    return ClientHello(
-        server_name=_server_name(extensions[_SERVER_NAME]) if _SERVER_NAME in extensions else None,
-        protocols=_protocol_names(extensions[_ALPN]) if _ALPN in extensions else (),
+def _is_one_record(data: bytes | memoryview) -> bool:
+    """Say whether this is a whole hello in a record of its own and nothing else, as nearly all are."""
+    size = len(data)
+    return _HEADERS.size <= size <= CLIENT_HELLO_BYTES_MAX and _HEADERS.unpack_from(data) == (
+        HANDSHAKE_RECORD,
+        _MAJOR_VERSION,
+        size - _RECORD_HEADER,
+        _CLIENT_HELLO,
+        0,
+        size - _HEADERS.size,
     )
 
 
-def _extensions(message: bytes, at: int) -> dict[int, bytes]:
-    """Return what is in each extension; they fill the message from `at`."""
-    found: dict[int, bytes] = {}
+def _parsed(message: bytes) -> ClientHello:
+    at, size = _VERSION_AND_RANDOM, len(message)
+    try:
+        at += 1 + message[at]  # legacy_session_id
+        at += 2 + (message[at] << 8 | message[at + 1])  # cipher_suites
+        at += 1 + message[at]  # legacy_compression_methods
+    except IndexError:
+        raise _cut_off(message) from None
+    if at > size:
+        raise _cut_off(message)
+    if at == size:
+        return _hello_of(None, None)  # one of TLS 1.2 may end here, without extensions
+    first = _last_vector(message, at)
+    layout = _layouts.get((first, size))
+    if layout is not None and layout.headers_in(message, first) == layout.headers:
+        bodies = layout.bodies
+    else:
+        bodies = _bodies_of_extensions(message, first)
+        if layout is None and len(_layouts) < _REMEMBERED_MAX:
+            _layouts[first, size] = _layout_of(message, first, bodies)
+    names, protocols = bodies.get(_SERVER_NAME), bodies.get(_ALPN)
+    return _hello_of(None if names is None else message[names], None if protocols is None else message[protocols])
+
+
+def _cut_off(message: bytes) -> ClientHelloInvalid:
+    """Say where a message ends within the fields that each hello has."""
+    start = at = _VERSION_AND_RANDOM
+    for size_of_length in (1, 2, 1):
+        if at > len(message):
+            break
+        start = at + size_of_length
+        at = start + int.from_bytes(message[at:start])
+    return _misfit(start, at, len(message))
+
+
+@lru_cache(maxsize=_REMEMBERED_MAX)
+def _hello_of(server_names: bytes | None, protocols: bytes | None) -> ClientHello:
+    """Read what is in the two extensions; None where there is none."""
+    return ClientHello(
+        server_name=None if server_names is None else _server_name(server_names),
+        protocols=() if protocols is None else _protocol_names(protocols),
+    )
+
+
+def _bodies_of_extensions(message: bytes, at: int) -> dict[int, slice]:
+    """Return where what is in each extension lies; they fill the message from `at`."""
+    found: dict[int, slice] = {}
     size, header_at = len(message), _EXTENSION.unpack_from
     try:
         while at < size:
@@ -147,12 +197,34 @@ def _extensions(message: bytes, at: int) -> dict[int, bytes]:
             at = start + length
             if kind in found and at <= size:
                 raise ClientHelloInvalid(f"extension {kind} is there twice")  # RFC 8446 §4.2
-            found[kind] = message[start:at]
+            found[kind] = slice(start, at)
     except struct.error:
         raise _misfit(at + 2 if at + 2 > size else at + 4, at, size) from None
     if at > size:
         raise _misfit(at, at, size)
     return found
+
+
+class _Layout(NamedTuple):
+    """
+    How the extensions of a hello lie in it.
+
+    All hellos of a client are laid out alike, and only what is in their extensions differs. That another one is laid
+    out like this is shown by its having the same headers in the same places: each says where the next one stands.
+    """
+
+    headers_in: Callable[[bytes, int], tuple[bytes, ...]]
+    headers: tuple[bytes, ...]
+    bodies: dict[int, slice]
+
+
+# By where the extensions begin and end; who comes first is remembered.
+_layouts: dict[tuple[int, int], _Layout] = {}
+
+
+def _layout_of(message: bytes, first: int, bodies: dict[int, slice]) -> _Layout:
+    headers = struct.Struct("=" + "".join(f"4s{body.stop - body.start}x" for body in bodies.values()))
+    return _Layout(headers.unpack_from, headers.unpack_from(message, first), bodies)
 
 
 def _server_name(body: bytes) -> str | None:

@@ -5,6 +5,7 @@ import ssl
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -353,6 +354,23 @@ def test_the_cache_of_leaves_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
         assert keystore.server_context("n0.upstream.test") is first
     assert len(keystore._contexts) == 3
     assert CONTEXTS_MAX >= 1000
+
+
+def test_what_does_not_depend_on_the_name_is_made_when_nobody_waits(tmp_path: Path) -> None:
+    """One context lies ready; names that come before it was made anew do not wait for it."""
+    steps: list[Callable[[], None]] = []
+    keystore = Keystore(mitm_config(tmp_path), Logs("mitm-0", sink=Lines()), Clock(), steps.append)
+    ready = keystore._spare
+    assert ready is not None and keystore.server_context("a.upstream.test") is ready
+    others = [keystore.server_context(f"{letter}.upstream.test") for letter in "bc"]
+    assert len({ready, *others}) == 3 and keystore._spare is None
+    assert leaf_of(keystore, "a.upstream.test") != leaf_of(keystore, "b.upstream.test")
+    assert len(steps) == 3
+    for step in steps:
+        step()
+    ready = keystore._spare
+    assert ready not in (None, *others)
+    assert keystore.server_context("d.upstream.test") is ready
 
 
 def test_only_strong_tls_is_spoken(tmp_path: Path) -> None:

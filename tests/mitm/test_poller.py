@@ -90,6 +90,30 @@ def test_what_is_waited_for_can_be_changed() -> None:
     polled(story)
 
 
+def test_the_kernel_forgets_a_socket_that_was_closed() -> None:
+    """Whoever gets its number can be watched, and hears of nothing that was there before."""
+
+    async def story(poller: Poller) -> None:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        near, far = socket.socketpair()
+        number = near.fileno()
+        with far:
+            poller.watch(number, lambda _: told.put_nowait("old"), fail=ignore)
+            far.sendall(b"x")
+            poller.close_socket(near)
+            await asyncio.sleep(0)
+            assert near.fileno() == -1
+        ends = socket.socketpair()
+        with ends[0], ends[1]:
+            [other] = [end for end in ends if end.fileno() != number]
+            poller.watch(number, lambda _: told.put_nowait("new"), fail=ignore)
+            other.sendall(b"x")
+            assert await told.get() == "new"
+            poller.forget(number)
+
+    polled(story)
+
+
 def test_a_socket_that_was_closed_in_a_wake_up_is_not_called_in_it() -> None:
     """Nor is whoever gets its number next: the number is free only at the end of the wake-up."""
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,23 @@ def test_clients_come_by_ipv4_and_ipv6(proxy: Mitm) -> None:
         with proxy.client(host, sock=proxy.dial(ipv6=ipv6)) as client:
             client.send(get(host))
             assert client.read_head() == response()
+
+
+def test_a_crowd_that_comes_at_once_is_served_to_the_last(proxy: Mitm) -> None:
+    """More than are accepted in one wake-up; half of them have spoken by then, and half speak later."""
+
+    def crowd() -> list[socket.socket]:
+        clients = [proxy.dial() for _ in range(3 * module._ACCEPTED_AT_ONCE)]
+        for client in clients[::2]:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        return clients
+
+    with ExitStack() as until:
+        clients = [until.enter_context(client) for client in proxy.call(crowd)]
+        for client in clients[1::2]:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        for client in clients:
+            assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
@@ -227,6 +245,29 @@ def test_a_bug_in_a_deadline_does_not_stop_the_clock(tmp_path: Path, monkeypatch
         [line] = proxy.logged("step.failed")
         assert line["error"] == "RuntimeError: a bug"
         proxy._sink.lines.remove(line)
+
+
+def test_a_bug_in_the_first_look_at_a_connection_ends_that_connection(
+    proxy: Mitm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one connection's step, although it is taken where connections are accepted."""
+
+    def receive_early(self: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("services.mitm.arrival.Arrival.receive_early", receive_early)
+        assert refused_at_once(proxy)
+    [line] = proxy.logged("step.failed")
+    proxy._sink.lines.remove(line)
+    assert proxy.call(lambda: proxy.server.facts()["live"]) == 0
+    assert not refused_once_asked(proxy)
+
+
+def refused_once_asked(proxy: Mitm) -> bool:
+    with proxy.dial() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        return refused(sock)
 
 
 def test_the_clock_goes_slowly_while_no_deadline_is_near(proxy: Mitm) -> None:

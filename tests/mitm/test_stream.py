@@ -181,6 +181,33 @@ def test_a_clean_close_sends_close_notify_and_fin(bench: Bench) -> None:
         assert client.sock.recv(1) == b""
 
 
+@pytest.mark.parametrize("before", [b"", b"x" * 100], ids=["alone", "behind data"])
+def test_whoever_has_said_goodbye_hears_it_too(bench: Bench, before: bytes) -> None:
+    """RFC 5246 §7.2.1: close_notify is answered by one, and the FIN behind it comes from closing the socket."""
+    client = bench.shake_hands()
+    bench.watch()
+    client.send(before)
+    client.say_close()
+    while bench.ending is None:
+        bench.turn()
+        if bench.stream.ended:
+            break
+    bench.stream.close()
+    bench.loop.run()
+    assert client.wait_gone() == CLOSE_NOTIFY
+    assert client.sock.recv(1) == b""
+
+
+def test_nothing_is_decrypted_where_nothing_has_come(bench: Bench) -> None:
+    """The end of a handshake often comes alone; what comes with it is found."""
+    client = bench.shake_hands()
+    assert bench.stream.receive_decrypted() == NOTHING_YET
+    client.tls.write(b"early")
+    bench.stream.feed_tls(client._outgoing.read())
+    assert bench.stream.receive_decrypted() == 5
+    assert bench.scratch.plain[:5] == b"early"
+
+
 def test_an_abort_sends_neither(bench: Bench) -> None:
     """A reset."""
     with bench.shake_hands() as client:

@@ -1,5 +1,6 @@
 """What mitm does to know a new connection, counted: calls and system calls. It stays what it is."""
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -9,14 +10,14 @@ from itertools import cycle, islice
 import pytest
 
 from services.mitm.peer import Address, PeerDirectory
-from services.mitm.server import original_address
-from services.wire.client_hello import ClientHello, ClientHelloReader
+from services.mitm.server import SocketName, _accepted, original_address
+from services.wire.client_hello import ClientHello, ClientHelloReader, _layouts
 from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
 
 # Python's and built-in calls for a hello of a dozen extensions, and for who has made a connection.
-HELLO_CALLS = 60
+HELLO_CALLS = 15
 OWNER_CALLS = 13
-CLIENT_CALLS = 25
+CLIENT_CALLS = 18
 # Connections that one client has at once.
 CROWD = 8
 
@@ -53,14 +54,16 @@ def hello_of_python() -> bytes:
 
 
 def test_a_hello_takes_as_many_calls_as_ever() -> None:
-    """A real one, that comes in one piece."""
+    """A real one, that comes in one piece, of a client that has been here before."""
     hello, read = hello_of_python(), []
+    _layouts.clear()
+    ClientHelloReader().feed(hello)
     assert is_as_ever(calls_of(lambda: read.append(ClientHelloReader().feed(hello))), HELLO_CALLS)
     assert read == [ClientHello(server_name="a.example", protocols=("h2", "http/1.1"))]
 
 
 def test_a_hello_takes_no_call_for_what_nobody_asks_for() -> None:
-    """An extension more is a header read more."""
+    """An extension more is a header read more; of a client that is known, not even that."""
 
     def with_extensions(count: int) -> bytes:
         extensions = b"".join(number.to_bytes(2) + b"\0\0" for number in range(100, 100 + count))
@@ -71,8 +74,26 @@ def test_a_hello_takes_no_call_for_what_nobody_asks_for() -> None:
         return b"\x16\x03\x01" + len(message).to_bytes(2) + message
 
     few, many = (with_extensions(count) for count in (10, 30))
-    calls = [calls_of(lambda hello=hello: ClientHelloReader().feed(hello)) for hello in (few, many)]
-    assert calls[1] - calls[0] == 20
+    _layouts.clear()
+    _layouts.update(dict.fromkeys(range(1000)))  # no room to learn
+    calls = [calls_of(lambda hello=hello: ClientHelloReader().feed(hello)) for hello in (few, few, many)]
+    assert calls[2] - calls[1] == 20
+    _layouts.clear()
+    calls = [calls_of(lambda hello=hello: ClientHelloReader().feed(hello)) for hello in (few, many, few, many)]
+    assert calls[2] == calls[3] < calls[0] < calls[1]
+
+
+def test_a_connection_is_accepted_in_one_call(listening: socket.socket) -> None:
+    """It is a socket like any other, that no program we start would have."""
+    with socket.create_connection(listening.getsockname()) as client:
+        taken: list[tuple[socket.SocketType, SocketName]] = []
+        assert system_calls_of(lambda: taken.append(_accepted(listening))) == {"_accept": 1}
+        [(accepted, near)] = taken
+        assert near == client.getsockname() and accepted.getpeername() == near
+        assert not os.get_inheritable(accepted.fileno())
+        client.sendall(b"x")
+        assert accepted.recv(2) == b"x"
+        accepted.close()
 
 
 def test_the_owner_of_a_connection_is_asked_for_once(directory: PeerDirectory, listening: socket.socket) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
 from tests.support.data_path import DataPath, data_path, events
+from tests.support.tls_end import CLOSE_NOTIFY
 
 REQUEST = (
     b"POST /v1internal:streamGenerateContent?alt=sse HTTP/1.1\r\nhost: daily-cloudcode-pa.googleapis.com\r\n"
@@ -84,3 +85,14 @@ def test_an_exchange_takes_as_many_calls_as_ever(path: DataPath) -> None:
     for _ in range(2):
         calls = pass_on(path, UNKNOWN, up=True) + pass_on(path, ANSWER, up=False)
     assert is_as_ever(calls, EXCHANGE_CALLS)
+
+
+def test_a_client_that_leaves_is_answered_and_closed(path: DataPath) -> None:
+    """Nothing more: closing a socket shuts it and takes it from the epoll."""
+    pass_on(path, UNKNOWN, up=True)
+    pass_on(path, ANSWER, up=False)
+    path.client.say_close()
+    path.await_bytes()
+    # And the call that closes it, which is not counted here; `fileno` asks nobody.
+    assert system_calls_of(path.dispatch) == {"poll": 1, "recv_into": 1, "send": 1, "fileno": 1}
+    assert path.client.wait_gone() == CLOSE_NOTIFY

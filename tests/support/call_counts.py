@@ -31,7 +31,7 @@ def _counted(work: Callable[[], object]) -> Counter[str]:
         if event == "call":
             counts[frame.f_code.co_name] += 1
         elif event == "c_call":
-            of_kernel = isinstance(getattr(argument, "__self__", None), socket.socket | select.epoll)
+            of_kernel = isinstance(getattr(argument, "__self__", None), socket.SocketType | select.epoll)
             home = "kernel" if of_kernel else getattr(argument, "__module__", None)
             counts[f"{home}.{getattr(argument, '__name__', '')}"] += 1
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.wire import client_hello as module
 from services.wire.client_hello import (
     CLIENT_HELLO_BYTES_MAX,
     HANDSHAKE_RECORD,
@@ -301,6 +302,13 @@ def test_names_of_other_types_are_skipped():
         assert read(records(message(extensions))) == ClientHello(server_name=expected, protocols=())
 
 
+def test_many_names_are_each_read_as_what_they_are():
+    """More than are remembered, and the first ones again."""
+    hellos = [(f"h{number}.example", records(message(named(f"h{number}.example".encode())))) for number in range(200)]
+    for name, hello in [*hellos, *hellos[:20]]:
+        assert read(hello) == ClientHello(server_name=name, protocols=())
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -482,6 +490,40 @@ def test_a_hello_is_judged_as_if_it_were_read_field_by_field(
         assert found.server_name in (expected.server_name.lower().removesuffix("."), None)
     else:
         assert found == expected
+
+
+EXTENSIONS = st.lists(
+    st.tuples(st.sampled_from([0, 16, 43, 51, 0x0A0A]), st.binary(max_size=12))
+    | st.tuples(st.just(0), st.sampled_from([named(b"a.b")[4:], named(b"b.example")[4:]]))
+    | st.tuples(st.just(16), st.sampled_from([offering(b"h2")[4:], offering(b"a", b"b")[4:]])),
+    max_size=5,
+)
+
+
+@given(EXTENSIONS, st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=3), EXTENSIONS)
+def test_what_was_learnt_from_one_hello_is_right_for_the_next(
+    first: list[tuple[int, bytes]], changes: list[tuple[int, int]], second: list[tuple[int, bytes]]
+):
+    """Of the same length: laid out alike with other contents, or with a byte changed anywhere, or not alike at all."""
+    body = message(*(extension(*each) for each in first))[4:]
+    changed = bytearray(body)
+    for at, value in changes:
+        changed[at % len(body)] = value
+    other = message(*(extension(*each) for each in second))[4:]
+    bodies = [body, bytes(changed), other, other.ljust(len(body), b"\0")[: len(body)], body]
+    alone = []
+    for each in bodies:
+        module._layouts.clear()
+        alone.append(judged(each))
+    module._layouts.clear()
+    assert [judged(each) for each in bodies] == alone
+
+
+def judged(body: bytes) -> ClientHello | str | None:
+    try:
+        return read(records(b"\x01" + vector(3, body)))
+    except ClientHelloInvalid as problem:
+        return str(problem)
 
 
 @given(
