@@ -20,7 +20,7 @@ BATCHES = 10
 # Calls of one record.
 JOURNAL_CALLS = 26
 INTAKE_CALLS = 25
-COMMIT_CALLS = 13.5
+COMMIT_CALLS = 7.57
 # Of what a batch writes besides its rows: series, measures and sums of three levels.
 STATEMENTS_OF_SUMS_MAX = 4
 
