@@ -14,11 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import orjson
 
 from services.ledger.completions import completions_page, page_from
 from services.ledger.entry import (
@@ -29,7 +27,7 @@ from services.ledger.entry import (
     Source,
     Superseding,
     UsageEntry,
-    message_from,
+    messages_from,
 )
 from services.ledger.periods import Level, cover
 from services.ledger.report import Window, usage_report
@@ -213,18 +211,10 @@ class LedgerStore:
         first = self.last_seq + 1
         self.last_seq += len(rows.entries)
         numbers = range(first, self.last_seq + 1)
-        ats, series, usages, bodies = zip(*rows.entries, strict=True)
+        ats, series, usages, counts, bodies = zip(*rows.entries, strict=True)
         known = self._series
-        counts = map(bytes.decode, map(orjson.dumps, usages))
-        columns = (
-            numbers,
-            rows.sources,
-            rows.seqs,
-            ats,
-            map(known.__getitem__, series),
-            counts,
-            map(bytes.decode, bodies),
-        )
+        ids = map(known.__getitem__, series)
+        columns = (numbers, rows.sources, rows.seqs, ats, ids, map(bytes.decode, counts), map(bytes.decode, bodies))
         self._insert("INSERT INTO usage VALUES", len(columns), list(chain.from_iterable(zip(*columns, strict=True))))
         sums: list[object] = []
         for (level, period, of), measures in add_up(zip(ats, series, usages, strict=True)).items():
@@ -236,10 +226,9 @@ class LedgerStore:
             sums,
             " ON CONFLICT DO UPDATE SET total = total + excluded.total, reported = reported + excluded.reported",
         )
-        return tuple(
-            Published(seq, of.provider, of.model, message_from(seq, body))
-            for seq, of, body in zip(numbers, series, bodies, strict=True)
-        )
+        messages = messages_from(first, bodies)
+        providers, models = map(itemgetter(0), series), map(itemgetter(1), series)
+        return tuple(map(Published, numbers, providers, models, messages))
 
     def _insert(self, insert: str, columns: int, values: Sequence[object], conflict: str = "") -> None:
         """
