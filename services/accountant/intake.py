@@ -7,7 +7,7 @@ failed both are what the ledger says, and the publishers send again.
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count, repeat
-from typing import Any, cast
+from typing import Any
 
 from services.bus.delivery import RECORD_END, SEQ_MAX, ExchangeBatch, HeldEpoch, LeftBehind, read_batch
 from services.events.codec import EventInvalid, checked, decode
@@ -24,7 +24,6 @@ from services.ledger.entry import (
     Series,
     Source,
     Superseding,
-    VerbatimUsage,
     exchange_entry,
     record_from,
     usage_entry,
@@ -122,11 +121,10 @@ class Intake:
 
     def _entry_of(self, record: object) -> Entry:
         if isinstance(record, tuple):
-            found = cast(VerbatimUsage, record)
-            entry = verbatim_entry(found)
-            if entry is not None and found[-1] == b"null" and self._adds_nothing(entry.series):
+            entry = verbatim_entry(record)
+            if entry is not None and record[-1] == b"null" and self._adds_nothing(entry.series):
                 return entry
-            record = record_from(found)
+            record = record_from(record)
         try:
             if not isinstance(record, dict):
                 raise EventInvalid(f"record is a {type(record).__name__}, not an object")

@@ -31,6 +31,7 @@ VerbatimUsage: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes
 # `at` of a record: what the calendar of `periods` covers.
 _ZERO = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
+_time_from = datetime.fromisoformat
 _AT_MIN_US = (datetime(2000, 1, 1, tzinfo=UTC) - _ZERO) // _US
 _AT_MAX_US = (datetime(9000, 1, 1, tzinfo=UTC) - _ZERO) // _US
 
@@ -225,10 +226,11 @@ def members_from(seq: int, body: bytes) -> dict[str, object]:
 
 def _unix_us(text: str) -> int:
     try:
-        at = datetime.fromisoformat(text)
+        at_unix_us = (_time_from(text) - _ZERO) // _US
     except ValueError as error:
         raise EntryInvalid("at is no time") from error
-    at_unix_us = -1 if at.tzinfo is None else (at - _ZERO) // _US
+    except TypeError:  # no offset, so nothing that a time which has one could be taken from
+        at_unix_us = -1
     if not _AT_MIN_US <= at_unix_us < _AT_MAX_US:
         raise EntryInvalid("at has no offset, or is not of this age")
     return at_unix_us
