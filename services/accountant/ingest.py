@@ -178,6 +178,6 @@ class Ingest:
             by_publisher.setdefault(source.publisher, {})[source.epoch] = cursor
         for publisher, marks in by_publisher.items():
             self._mark(publisher, marks)
-        for seq, provider, model, message in commit.published:
-            self._usage.send(usage_topic(provider, model), message)
+        for seq, series, message in commit.published:
+            self._usage.send(usage_topic(series.provider, series.model), message)
             self._last_seq = seq

@@ -9,14 +9,15 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import chain, groupby
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from services.ledger.completions import completions_page, page_from
 from services.ledger.entry import (
@@ -24,6 +25,7 @@ from services.ledger.entry import (
     ExchangeEntry,
     GapEntry,
     RefusedEntry,
+    Series,
     Source,
     Superseding,
     UsageEntry,
@@ -44,17 +46,12 @@ _BUSY_TIMEOUT_S = 2.0
 _ROWS_A_STATEMENT = 64
 
 
+# A record that is committed: its number, what its topic is made of, and the message. Without names: there are many.
+Published: TypeAlias = tuple[int, Series, bytes]
+
+
 class LedgerUnusable(Exception):
     """The ledger cannot be opened, read or written; the message says why."""
-
-
-class Published(NamedTuple):
-    """A record that is committed: what its topic is made of, and the message."""
-
-    seq: int
-    provider: str
-    model: str | None
-    message: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,23 +209,22 @@ class LedgerStore:
         self.last_seq += len(rows.entries)
         numbers = range(first, self.last_seq + 1)
         ats, series, usages, counts, bodies = zip(*rows.entries, strict=True)
-        known = self._series
+        known, names = self._series, self._measures
         ids = map(known.__getitem__, series)
         columns = (numbers, rows.sources, rows.seqs, ats, ids, map(bytes.decode, counts), map(bytes.decode, bodies))
         self._insert("INSERT INTO usage VALUES", len(columns), list(chain.from_iterable(zip(*columns, strict=True))))
         sums: list[object] = []
         for (level, period, of), measures in add_up(zip(ats, series, usages, strict=True)).items():
+            n = known[of]
             for measure, (total, reported) in measures.items():
-                sums += (level, period, known[of], self._measures[measure], total, reported)
+                sums += (level, period, n, names[measure], total, reported)
         self._insert(
             "INSERT INTO rollup VALUES",
             6,
             sums,
             " ON CONFLICT DO UPDATE SET total = total + excluded.total, reported = reported + excluded.reported",
         )
-        messages = messages_from(first, bodies)
-        providers, models = map(itemgetter(0), series), map(itemgetter(1), series)
-        return tuple(map(Published, numbers, providers, models, messages))
+        return tuple(zip(numbers, series, messages_from(first, bodies), strict=True))
 
     def _insert(self, insert: str, columns: int, values: Sequence[object], conflict: str = "") -> None:
         """
@@ -237,12 +233,13 @@ class LedgerStore:
         With a statement for each row (`executemany`) the interpreter lock goes to and fro between this thread and the
         event loop's at every row, and each time that one may keep it for milliseconds.
         """
-        row = f"({', '.join('?' * columns)})"
         for first in range(0, len(values), _ROWS_A_STATEMENT * columns):
             some = values[first : first + _ROWS_A_STATEMENT * columns]
-            self._connection.execute(f"{insert} {', '.join([row] * (len(some) // columns))}{conflict}", some)
+            self._connection.execute(_statement(insert, len(some) // columns, columns, conflict), some)
 
-    def _add_exchanges(self, entries: Iterable[ExchangeEntry]) -> None:
+    def _add_exchanges(self, entries: Sequence[ExchangeEntry]) -> None:
+        if not entries:
+            return
         self._connection.executemany(
             "INSERT INTO exchange_rollup VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
             " SET exchanges = exchanges + excluded.exchanges, bytes_up = bytes_up + excluded.bytes_up,"
@@ -470,6 +467,12 @@ class LedgerReader:
             with suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = self._file = None
+
+
+@lru_cache(maxsize=256)
+def _statement(insert: str, rows: int, columns: int, conflict: str) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"{insert} {', '.join([row] * rows)}{conflict}"
 
 
 def _statements(script: str) -> list[str]:

@@ -52,14 +52,15 @@ def test_records_get_numbers_without_gaps_and_are_published_with_them(path: Path
     """Over batches, publishers and lives of the ledger."""
     store = LedgerStore(path)
     first = store.commit(arrivals(ONE, 1, 3) + arrivals(TWO, 1, 2))
-    assert [each.seq for each in first.published] == [1, 2, 3]
+    assert [seq for seq, _, _ in first.published] == [1, 2, 3]
     assert first.cursors == {ONE: 2, TWO: 1}
-    assert orjson.loads(first.published[2].message)["event_id"] == "mitm-1:1"
-    assert (first.published[0].provider, first.published[0].model) == ("gcp.gen_ai", "gemini-3-flash")
+    _, series, message = first.published[2]
+    assert orjson.loads(message)["event_id"] == "mitm-1:1"
+    assert (series.provider, series.model) == ("gcp.gen_ai", "gemini-3-flash")
     store.close()
     store = LedgerStore(path)
     assert store.cursors == {ONE: 2, TWO: 1}
-    assert [each.seq for each in store.commit(arrivals(ONE, 3, 5)).published] == [4, 5]
+    assert [seq for seq, _, _ in store.commit(arrivals(ONE, 3, 5)).published] == [4, 5]
     store.close()
 
 
@@ -68,7 +69,7 @@ def test_only_the_next_record_of_a_source_is_taken(path: Path) -> None:
     store = LedgerStore(path)
     store.commit(arrivals(ONE, 1, 4))
     commit = store.commit(arrivals(ONE, 2, 5) + arrivals(ONE, 7, 9) + arrivals(TWO, 2, 3))
-    assert [each.seq for each in commit.published] == [4]
+    assert [seq for seq, _, _ in commit.published] == [4]
     assert commit.cursors == {ONE: 4}
     assert commit.taken == 1
     store.close()

@@ -21,8 +21,8 @@ BATCHES = 10
 # Calls of one record.
 JOURNAL_CALLS = 26
 PARSED_CALLS = 27.4
-UNPARSED_CALLS = 18.6
-COMMIT_CALLS = 5.57
+UNPARSED_CALLS = 17.6
+COMMIT_CALLS = 3.45
 # Of what a batch writes besides its rows: series, measures and sums of three levels.
 STATEMENTS_OF_SUMS_MAX = 4
 
