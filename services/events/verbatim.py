@@ -23,8 +23,9 @@ from services.events.usual import is_union
 STRING = r'"[ !#-\[\]-\xff]*+"'
 # The keys of a mapping: without a quote and a colon in them, so that they can be counted.
 _NAME = r'"[a-z0-9_]*+"'
-# 18 digits are below 2**63.
-_WHOLE = r"(?:0|-?[1-9][0-9]{0,17}+)"
+# Numbers that match are nearer to zero than this. What is farther away is no usual count; who reads on need not look.
+NUMBER_END = 10**12
+_WHOLE = r"(?:0|-?[1-9][0-9]{0,11}+)"
 # At most 15 significant digits, the last of them no zero: then there is no shorter way to write the same number.
 _FRACTION = r"-?(?:0|[1-9][0-9]{0,8}+)\.(?:0|[0-9]{0,2}[1-9])(?![0-9])"
 _PLAIN = {str: STRING, int: _WHOLE, float: _FRACTION, bool: "(?:true|false)", types.NoneType: "null"}

@@ -14,10 +14,11 @@ from typing import NamedTuple, TypeAlias
 import orjson
 
 from services.events.exchange import ExchangeCounted, UsageMembers, UsageRecorded
-from services.events.verbatim import has_each_name_once
+from services.events.verbatim import NUMBER_END, has_each_name_once
 
 # A trillion tokens in one response: past it a number is damage, and nine million of them fit a signed 64-bit sum.
 COUNT_MAX = 10**12
+assert COUNT_MAX >= NUMBER_END
 _COUNT_MIN = -COUNT_MAX
 _UID_END = 1 << 32
 # What a row has beside the record itself.
@@ -162,14 +163,12 @@ def verbatim_entry(record: VerbatimUsage) -> UsageEntry | None:
     Returns:
         What `usage_entry` makes of the record, or None: it has to be looked at, and may have to be refused.
     """
+    # No count of it exceeds `COUNT_MAX`: see `services.events.verbatim.NUMBER_END`.
     rest, at, provider, model, outcome, counts, uid, label, _ = record
     usage = orjson.loads(counts)
     series = _verbatim_series(provider, model, label, uid, outcome)
     if series is None or not has_each_name_once(counts, usage):
         return None
-    for count in usage.values():
-        if not _COUNT_MIN <= count <= COUNT_MAX:
-            return None
     try:
         at_unix_us = _unix_us(at[1:-1].decode())
     except EntryInvalid:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.events.codec import checked, encode, read_object
 from services.events.exchange import ExchangeCounted, UsageRecorded
 from services.events.lifecycle import ProcessBeat
-from services.events.verbatim import has_each_name_once, verbatim
+from services.events.verbatim import NUMBER_END, has_each_name_once, verbatim
 from tests.support.event_values import values_of
 from tests.support.records import exchange_record, usage_json, usage_record
 
@@ -91,11 +91,14 @@ def test_damage_is_not_taken_for_an_event(position: int, length: int, fragments:
 @example("5.0")
 @example("0.001")
 @example("123456789.123")
+@example("-999999999999")
+@example("1000000000000")
 @example("9223372036854775808")
 def test_a_number_has_the_only_form_in_which_it_is_written(number: str) -> None:
     """Else the same record would not be the same bytes."""
     data = GOOD.replace(b'"output_tokens":77', f'"output_tokens":{number}'.encode())
     assert_codec_agrees(USAGE, UsageRecorded, data)
+    assert not USAGE.fullmatch(data) or -NUMBER_END < float(number) < NUMBER_END
     data = GOOD.replace(b'"duration_ms":1830.2', f'"duration_ms":{number}'.encode())
     assert_codec_agrees(USAGE, UsageRecorded, data)
 
