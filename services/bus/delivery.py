@@ -103,7 +103,7 @@ def encode_batch(
 
 def read_batch(message: bytes, record: re.Pattern[bytes], record_bytes_beside: int) -> dict[str, object]:
     """
-    Read a message as `read_object` does, but leave the records of a batch unparsed where a pattern matches them all.
+    Read a message as `read_object` does, but leave records of a batch unparsed that a pattern matches.
 
     Args:
         record: `services.events.verbatim.verbatim`, with `RECORD_END` after it; its groups are what is found of one.
@@ -122,7 +122,39 @@ def read_batch(message: bytes, record: re.Pattern[bytes], record_bytes_beside: i
         found_bytes = sum([len(groups[0]) for groups in found]) + len(found) * (record_bytes_beside + 1)
         if found and head.end() + found_bytes - 1 + len(_BATCH_END) == len(message):
             return {**read_object(head[0] + _BATCH_END), "records": found}
+        mixed = _mixed_records(message, record, head.end()) if found else None
+        if mixed is not None:
+            return {**read_object(head[0] + _BATCH_END), "records": mixed}
     return read_object(message)
+
+
+def _mixed_records(message: bytes, record: re.Pattern[bytes], position: int) -> list[object] | None:
+    """Return records from a position on, parsed where a pattern does not match; None if these are not whole ones."""
+    records: list[object] = []
+    for found in record.finditer(message, position):
+        if position < found.start():
+            # What begins behind the comma of a whole record is a record, and no part of one.
+            between = _values(message[position : found.start() - 1])
+            if not between or message[found.start() - 1 : found.start()] != b",":
+                return None
+            records += between
+        records.append(found.groups())
+        position = found.end()
+    if position < len(message):
+        behind = _values(message[position : -len(_BATCH_END)])
+        if not behind:
+            return None
+        records += behind
+    return records
+
+
+def _values(json: bytes) -> list[object]:
+    """Return JSON values that are separated by commas; none if they are not."""
+    try:
+        found: list[object] = orjson.loads(b"[%b]" % json)
+    except orjson.JSONDecodeError:
+        return []
+    return found
 
 
 def _is_utf8(message: bytes) -> bool:

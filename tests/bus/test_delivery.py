@@ -66,14 +66,22 @@ def assert_read_alike(message: bytes) -> None:
 
 
 def test_records_as_our_writers_write_them_are_left_unparsed() -> None:
-    """All of a batch, or none."""
+    """Between others, too."""
     good, other = usage_json(), encode(exchange_record())
     members = read_batch(encode_batch("mitm-0", "e" * 32, 7, [good] * 3), RECORD, BESIDE)
     assert batch_from(members).first_seq == 7
     assert members["records"] == [(good[BESIDE:], orjson.dumps(AT))] * 3
-    for records in ([good, other], [other, good], [good, b"null", good], []):
-        message = encode_batch("mitm-0", "e" * 32, 7, records)
-        assert read_batch(message, RECORD, BESIDE) == read_object(message)
+    unparsed, counted = (good[BESIDE:], orjson.dumps(AT)), orjson.loads(other)
+    for records, expected in [
+        ([good, other], [unparsed, counted]),
+        ([other, b"null", good], [counted, None, unparsed]),
+        ([good, other, other, good], [unparsed, counted, counted, unparsed]),
+        ([other, other], [counted, counted]),
+        ([b'{"x":%b}' % good, good], [{"x": orjson.loads(good)}, unparsed]),
+        ([b'{"x":[1,%b]}' % good, b"2"], [{"x": [1, orjson.loads(good)]}, 2]),
+        ([], []),
+    ]:
+        assert read_batch(encode_batch("mitm-0", "e" * 32, 7, records), RECORD, BESIDE)["records"] == expected
     left = encode_batch("mitm-0", "e" * 32, 7, [good], LeftBehind(epoch="f" * 32, after=3))
     assert read_batch(left, RECORD, BESIDE) == read_object(left)
 
