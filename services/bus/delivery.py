@@ -2,7 +2,7 @@
 What publishers and the accountant tell each other: batches of records, hellos, marks.
 
 A batch is written by joining records that are JSON already: encoding them again would be the dearest part of sending.
-It may be read without parsing them, too, where all are as our own writers write them (services.events.verbatim).
+It may be read without parsing those, too, that are as our own writers write them (services.events.verbatim).
 """
 
 import re
