@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from services.accountant.attribution import Attribution
 from services.accountant.config import AccountantConfig
 from services.accountant.ingest import Ingest
-from services.accountant.intake import Intake
+from services.accountant.intake import Intake, read_message
 from services.bus.addresses import (
     EXCHANGE_TOPIC,
     HELLO_TOPIC,
@@ -53,6 +53,7 @@ async def accountant(process: Process) -> None:
                 bind=[addresses.exchange],
                 topics=[EXCHANGE_TOPIC, HELLO_TOPIC],
                 high_water_mark=_EXCHANGE_HIGH_WATER_MARK,
+                read=read_message,
             )
             parts.callback(exchanges.close)
         except EndpointTaken as error:
@@ -61,7 +62,7 @@ async def accountant(process: Process) -> None:
         parts.callback(turns.close)
         ingest = Ingest(
             ledger=config.ledger,
-            intake=Intake(attribution.attribute, pending_max=_PENDING_RECORDS_MAX),
+            intake=Intake(attribution.attribute, attribution.adds_nothing, pending_max=_PENDING_RECORDS_MAX),
             exchanges=exchanges,
             marks=marks,
             usage=usage,

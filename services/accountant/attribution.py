@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from services.events.exchange import UsageMembers
 from services.events.lifecycle import LanguageServerState
 from services.events.turn import TurnAccepted, TurnDone, TurnFailed
+from services.ledger.entry import Series
 
 # A language server tidies up after a turn (titles, summaries) with calls of its own.
 GRACE_S = 2.0
@@ -41,6 +42,7 @@ class Attribution:
     def __init__(self) -> None:
         self._label_of_uid: dict[int, str] = {}
         self._turns: OrderedDict[str, _Turn] = OrderedDict()
+        self._labels_of_turns: set[str] = set()
 
     def hear(self, event: object) -> None:
         """Take note of what lsrunner said; other events, and times that are none, are passed over."""
@@ -65,6 +67,12 @@ class Attribution:
             return record
         return {**record, "client": {**client, "label": label}, "turn_id": turn_id}
 
+    def adds_nothing(self, series: Series) -> bool:
+        """Say that `attribute` leaves all records of a series as they are that have a label or none, and no turn."""
+        if series.label is None:
+            return series.uid not in self._label_of_uid
+        return series.label not in self._labels_of_turns
+
     def _accept(self, event: TurnAccepted) -> None:
         started_at = _moment(event.at)
         known = self._turns.get(event.turn_id)
@@ -77,6 +85,7 @@ class Attribution:
             self._turns[event.turn_id] = _Turn(event.label, started_at, None, event.conversation_id, frozenset())
             if len(self._turns) > TURNS_MAX:
                 self._turns.popitem(last=False)
+            self._labels_of_turns = {turn.label for turn in self._turns.values()}
 
     def _end(self, event: TurnDone | TurnFailed) -> None:
         turn, ended_at = self._turns.get(event.turn_id), _moment(event.at)

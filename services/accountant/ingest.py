@@ -167,8 +167,8 @@ class Ingest:
         self.problem = None
         if len(arrivals) >= _CROWD_RECORDS:
             # The marks that have just gone out bring the next window of records. A commit that begins with the first
-            # message of it leaves the rest to another; waiting for the rest is a third fewer commits.
-            self._commit_at = max(self._commit_at, loop.time() + self._commit_interval_s / 2)
+            # message of it leaves the rest to another; waiting for the rest is more than a third fewer commits.
+            self._commit_at = loop.time() + self._commit_interval_s
 
     def _publish(self, commit: Commit) -> None:
         self._intake.committed(commit.cursors)
@@ -178,6 +178,6 @@ class Ingest:
             by_publisher.setdefault(source.publisher, {})[source.epoch] = cursor
         for publisher, marks in by_publisher.items():
             self._mark(publisher, marks)
-        for seq, provider, model, message in commit.published:
-            self._usage.send(usage_topic(provider, model), message)
+        for seq, series, message in commit.published:
+            self._usage.send(usage_topic(series.provider, series.model), message)
             self._last_seq = seq

@@ -9,7 +9,7 @@ endpoint may send nonsense to it. `zmq.asyncio` would do the same at several tim
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import zmq
 
@@ -33,6 +33,7 @@ class Subscriber:
         connect: Endpoints to connect to; who listens there may come and go.
         bind: Endpoints to listen at.
         topics: Prefixes to subscribe to.
+        read: Makes an object of the second frame, or raises EventInvalid.
 
     Attributes:
         malformed: Messages that were skipped because they were none of ours.
@@ -48,7 +49,9 @@ class Subscriber:
         bind: Sequence[str] = (),
         topics: Sequence[str],
         high_water_mark: int = RECEIVE_HIGH_WATER_MARK,
+        read: Callable[[bytes], dict[str, object]] = read_object,
     ) -> None:
+        self._read = read
         self.malformed = 0
         self._in_a_row = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -97,7 +100,7 @@ class Subscriber:
             try:
                 if len(frames) != 2:
                     raise EventInvalid(f"message of {len(frames)} frames, not 2")
-                return frames[0].decode(), read_object(frames[1])
+                return frames[0].decode(), self._read(frames[1])
             except (EventInvalid, UnicodeDecodeError):
                 self.malformed += 1
 

@@ -4,7 +4,7 @@ One record on its way into the ledger: what arrives, checked and made ready for 
 Times become microseconds since 1970; everything that is added up is within bounds that no sum of SQLite overflows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -14,16 +14,25 @@ from typing import NamedTuple, TypeAlias
 import orjson
 
 from services.events.exchange import ExchangeCounted, UsageMembers, UsageRecorded
+from services.events.verbatim import NUMBER_END, has_each_name_once
 
 # A trillion tokens in one response: past it a number is damage, and nine million of them fit a signed 64-bit sum.
 COUNT_MAX = 10**12
+assert COUNT_MAX >= NUMBER_END
 _COUNT_MIN = -COUNT_MAX
+_UID_END = 1 << 32
 # What a row has beside the record itself.
 _entered = itemgetter("usage", "client", "provider", "model", "outcome", "at")
 _USAGE_HEAD = b'{"schema":"%b",' % UsageRecorded.SCHEMA.encode()
+_MESSAGE_HEAD = _USAGE_HEAD + b'"seq":%d,'
+VERBATIM_BYTES_BESIDE = len(_USAGE_HEAD)
+# What a row is made of where the record is verbatim (services.events.verbatim); `turn_id` is for who attributes it.
+VERBATIM_MEMBERS = ("at", "provider", "model", "outcome", "usage", "client.uid", "client.label", "turn_id")
+VerbatimUsage: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
 # `at` of a record: what the calendar of `periods` covers.
 _ZERO = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
+_time_from = datetime.fromisoformat
 _AT_MIN_US = (datetime(2000, 1, 1, tzinfo=UTC) - _ZERO) // _US
 _AT_MAX_US = (datetime(9000, 1, 1, tzinfo=UTC) - _ZERO) // _US
 
@@ -66,12 +75,14 @@ class UsageEntry(NamedTuple):
     A usage record as a row.
 
     Attributes:
+        counts: The JSON of `usage`.
         body: The JSON of the record, without schema and number.
     """
 
     at_unix_us: int
     series: Series
     usage: Mapping[str, int | float]
+    counts: bytes
     body: bytes
 
 
@@ -138,11 +149,46 @@ def usage_entry(record: UsageMembers) -> UsageEntry:
         if not _COUNT_MIN <= count <= COUNT_MAX:
             raise EntryInvalid(f"count {name:.40} exceeds {COUNT_MAX}")
     uid = client["uid"]
-    if uid is not None and not 0 <= uid < 1 << 32:
+    if uid is not None and not 0 <= uid < _UID_END:
         raise EntryInvalid("client.uid is no user id")
     series = _series(provider, model or None, client["label"] or None, uid, outcome)
     body = b"{" + orjson.dumps(record)[len(_USAGE_HEAD) :]
-    return UsageEntry(_unix_us(at), series, usage, body)
+    return UsageEntry(_unix_us(at), series, usage, orjson.dumps(usage), body)
+
+
+def verbatim_entry(record: VerbatimUsage) -> UsageEntry | None:
+    """
+    Make a usage record ready that was not parsed: the rest of its JSON behind the schema, and `VERBATIM_MEMBERS`.
+
+    Returns:
+        What `usage_entry` makes of the record, or None: it has to be looked at, and may have to be refused.
+    """
+    # No count of it exceeds `COUNT_MAX`: see `services.events.verbatim.NUMBER_END`.
+    rest, at, provider, model, outcome, counts, uid, label, _ = record
+    usage = orjson.loads(counts)
+    series = _verbatim_series(provider, model, label, uid, outcome)
+    if series is None or not has_each_name_once(counts, usage):
+        return None
+    try:
+        at_unix_us = _unix_us(at[1:-1].decode())
+    except EntryInvalid:
+        return None
+    return UsageEntry(at_unix_us, series, usage, counts, b"{" + rest)
+
+
+def record_from(record: VerbatimUsage) -> dict[str, object]:
+    """Parse such a record after all."""
+    members: dict[str, object] = orjson.loads(_USAGE_HEAD + record[0])
+    return members
+
+
+@lru_cache(maxsize=1024)
+def _verbatim_series(provider: bytes, model: bytes, label: bytes, uid: bytes, outcome: bytes) -> Series | None:
+    # An empty label is none to the ledger and one to whoever attributes.
+    uid_read, label_read = orjson.loads(uid), orjson.loads(label)
+    if label_read == "" or (uid_read is not None and not 0 <= uid_read < _UID_END):
+        return None
+    return _series(orjson.loads(provider), orjson.loads(model) or None, label_read, uid_read, orjson.loads(outcome))
 
 
 def exchange_entry(record: ExchangeCounted) -> ExchangeEntry:
@@ -167,9 +213,9 @@ def exchange_entry(record: ExchangeCounted) -> ExchangeEntry:
     )
 
 
-def message_from(seq: int, body: bytes) -> bytes:
-    """Return the record as the topic carries it: schema, number, then the rest."""
-    return b'%b"seq":%d,%b' % (_USAGE_HEAD, seq, body[1:])
+def messages_from(first_seq: int, bodies: Iterable[bytes]) -> list[bytes]:
+    """Return records with consecutive numbers as the topic carries them: schema, number, then the rest."""
+    return [_MESSAGE_HEAD % seq + body[1:] for seq, body in enumerate(bodies, first_seq)]
 
 
 def members_from(seq: int, body: bytes) -> dict[str, object]:
@@ -179,10 +225,11 @@ def members_from(seq: int, body: bytes) -> dict[str, object]:
 
 def _unix_us(text: str) -> int:
     try:
-        at = datetime.fromisoformat(text)
+        at_unix_us = (_time_from(text) - _ZERO) // _US
     except ValueError as error:
         raise EntryInvalid("at is no time") from error
-    at_unix_us = -1 if at.tzinfo is None else (at - _ZERO) // _US
+    except TypeError:  # no offset, so nothing that a time which has one could be taken from
+        at_unix_us = -1
     if not _AT_MIN_US <= at_unix_us < _AT_MAX_US:
         raise EntryInvalid("at has no offset, or is not of this age")
     return at_unix_us

@@ -32,9 +32,6 @@ class Sum(NamedTuple):
         return Sum(self.total + other.total, self.reported + other.reported)
 
 
-NOTHING = Sum(0, 0)
-
-
 def add_up_alike(outcome: str, usages: Iterable[Mapping[str, Number]]) -> dict[str, Sum]:
     """Add up records of one outcome: their counts by measure, and what they say about them."""
     # Records of one model report the same counts: those are added up count by count, not record by record.
@@ -49,7 +46,8 @@ def add_up_alike(outcome: str, usages: Iterable[Mapping[str, Number]]) -> dict[s
         sums[BOUNDS] = Sum(responses - unknown, responses - unknown)
     for names, values in alike.items():
         for measure, each in zip(names, zip(*values, strict=True), strict=True):
-            sums[measure] = sums.get(measure, NOTHING).plus(Sum(sum(each), len(each)))
+            one, other = Sum(sum(each), len(each)), sums.get(measure)
+            sums[measure] = one if other is None else other.plus(one)
     return sums
 
 

@@ -10,9 +10,12 @@ from services.accountant.attribution import TURNS_MAX, Attribution
 from services.events.exchange import Client, Timing, UsageMembers
 from services.events.lifecycle import LanguageServerState, ServerState
 from services.events.turn import FailureKind, StopReason, TurnAccepted, TurnDone, TurnFailed
+from services.ledger.entry import usage_entry
 from tests.support.records import usage_members
 
 ZERO = datetime(2026, 11, 23, 17, 40, tzinfo=UTC)
+
+LANGUAGE_SERVER = Client(uid=998, label="antigravity")
 
 
 def at(second: float) -> str:
@@ -159,3 +162,26 @@ def test_a_turn_that_waited_begins_when_it_is_accepted_again() -> None:
     attribution = told(accepted("first", 0), accepted("second", 1), done("first", 5), accepted("second", 6))
     assert attribution.attribute(record(3, client=Client(label="antigravity")))["turn_id"] == "first"
     assert attribution.attribute(record(8, client=Client(label="antigravity")))["turn_id"] == "second"
+
+
+def test_series_that_nothing_is_added_to_are_known_beforehand() -> None:
+    """Their records are not even parsed."""
+    attribution = told(state(998), accepted("t", 0))
+    for client in (Client(uid=1000), Client(uid=None), Client(uid=998, label="mine"), Client(uid=998), LANGUAGE_SERVER):
+        for second in (-1.0, 0.5):
+            untouched = record(second, client=client)
+            series = usage_entry(untouched).series
+            if attribution.adds_nothing(series):
+                assert attribution.attribute(untouched) is untouched
+            else:
+                assert client in (Client(uid=998), LANGUAGE_SERVER)
+
+
+def test_a_label_is_nothing_special_any_more_when_its_turns_are_forgotten() -> None:
+    """Others' turns have taken their place."""
+    series = usage_entry(record(0, client=LANGUAGE_SERVER)).series
+    attribution = told(accepted("t", 0))
+    assert not attribution.adds_nothing(series)
+    for number in range(TURNS_MAX):
+        attribution.hear(accepted(f"other-{number}", 0, label="other"))
+    assert attribution.adds_nothing(series)

@@ -1,13 +1,19 @@
 """What is taken: the next record of each epoch, once, readable or not. (tests/bus/test_sending.py has the protocol.)"""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from services.accountant.intake import Intake
-from services.bus.delivery import ExchangeBatch, HeldEpoch, LeftBehind
+from services.accountant.attribution import Attribution
+from services.accountant.intake import Intake, read_message
+from services.bus.delivery import ExchangeBatch, HeldEpoch, LeftBehind, batch_from, encode_batch
 from services.events.codec import encode, read_object
-from services.events.exchange import UsageMembers
+from services.events.exchange import Client, UsageMembers, UsageRecorded
+from services.events.lifecycle import LanguageServerState, ServerState
+from services.events.turn import TurnAccepted
 from services.ledger.entry import ExchangeEntry, GapEntry, RefusedEntry, Source, Superseding, UsageEntry
-from tests.support.records import exchange_record, usage_json, usage_members
+from tests.support.event_values import values_of
+from tests.support.records import AT, exchange_record, usage_json, usage_members
 
 EPOCH = "e" * 32
 SOURCE = Source("mitm-0", EPOCH)
@@ -137,3 +143,50 @@ def test_what_a_dead_process_left_unfinished_names_what_makes_it_superfluous() -
     taken.take(batch(1, GOOD, 7, left_behind=LeftBehind(epoch="d" * 32, after=3)))
     wanted = Superseding(source=Source("mitm-0", "d" * 32), after=3, exchange_id="exchange-01JDUSAGE")
     assert [arrival.unless for arrival in taken.pending] == [wanted, None]
+
+
+BROKEN = [b"{}", b"1", usage_json(at="never"), usage_json(usage={"x": 10**13}), usage_json(client=Client(uid=1 << 40))]
+SPECIAL = [
+    usage_json(client=Client(uid=998)),
+    usage_json(client=Client(uid=5, label="antigravity")),
+    usage_json(client=Client(label="")),
+    usage_json(turn_id="t"),
+    usage_json(turn_id=""),
+    usage_json(host='"'),
+    usage_json().replace(b'"output_tokens"', b'"input_tokens"'),
+    encode(exchange_record()),
+]
+
+
+@given(
+    st.lists(values_of(UsageRecorded).map(encode) | st.sampled_from([usage_json("a"), *SPECIAL, *BROKEN]), max_size=4),
+    st.booleans(),
+)
+def test_records_that_are_not_parsed_become_the_same_arrivals(records: list[bytes], is_told: bool) -> None:
+    """And the same refusals, with the same attribution."""
+    attribution = Attribution()
+    if is_told:
+        attribution.hear(
+            LanguageServerState(
+                at=AT, state=ServerState.READY, profile="p", label="antigravity", user="u", uid=998, way="redirect"
+            )
+        )
+        attribution.hear(TurnAccepted(turn_id="t", at=AT, label="antigravity"))
+    unparsed = Intake(attribution.attribute, attribution.adds_nothing, pending_max=100)
+    parsed = Intake(attribution.attribute, pending_max=100)
+    message = encode_batch("mitm-0", EPOCH, 1, records)
+    unparsed.take(batch_from(read_message(message)))
+    parsed.take(batch_from(read_object(message)))
+    assert unparsed.pending == parsed.pending
+    assert unparsed.refused == parsed.refused
+
+
+def test_an_ordinary_record_is_not_parsed() -> None:
+    """Its bytes are the row's."""
+    message = encode_batch("mitm-0", EPOCH, 1, [usage_json()])
+    (record,) = batch_from(read_message(message)).records
+    assert isinstance(record, tuple)
+    taken = Intake(same, lambda series: True, pending_max=100)
+    taken.take(batch_from(read_message(message)))
+    assert isinstance(taken.pending[0].entry, UsageEntry)
+    assert taken.pending[0].entry.body == usage_json().replace(b'"schema":"wiremeter.usage/1",', b"")

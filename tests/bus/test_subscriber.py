@@ -11,6 +11,7 @@ import zmq
 from services.bus.addresses import EndpointTaken
 from services.bus.publisher import Publisher
 from services.bus.subscriber import Subscriber
+from services.events.codec import EventInvalid
 from tests.support.short_directory import run_directory
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -109,6 +110,30 @@ def test_nonsense_is_skipped_and_counted(run_directory: Path) -> None:
         subscriber.close()
 
     uvloop.run(story())
+
+
+def test_the_second_frame_is_read_as_its_reader_wants_it(run_directory: Path) -> None:
+    """Not always as JSON; what the reader refuses is skipped and counted."""
+    endpoint = f"ipc://{run_directory}/a.ipc"
+
+    def size(data: bytes) -> dict[str, object]:
+        if not data:
+            raise EventInvalid("empty")
+        return {"bytes": len(data)}
+
+    async def story() -> None:
+        publisher = Publisher(bind=[endpoint])
+        subscriber = Subscriber(connect=[endpoint], topics=["test."], read=size)
+        await joined(publisher, subscriber)
+        async with asyncio.timeout(20):
+            publisher.send("test.one", b"")
+            publisher.send("test.one", b"no JSON")
+            assert await anext(subscriber) == ("test.one", {"bytes": 7})
+        assert subscriber.malformed == 1
+        publisher.close()
+        subscriber.close()
+
+    asyncio.run(story())
 
 
 def test_cancelling_a_wait_loses_nothing(run_directory: Path) -> None:

@@ -1,31 +1,40 @@
 """Records become rows, or are refused with a reason that says nothing of their content."""
 
+import dataclasses
+
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.events.codec import decode
+from services.events.codec import decode, encode, read_object
 from services.events.exchange import ByteCount, Client, UsageRecorded
 from services.events.usage import Outcome
+from services.events.verbatim import verbatim
 from services.ledger.entry import (
     COUNT_MAX,
+    VERBATIM_MEMBERS,
     EntryInvalid,
     ExchangeSeries,
     Series,
     exchange_entry,
     members_from,
-    message_from,
+    messages_from,
+    record_from,
     usage_entry,
+    verbatim_entry,
 )
-from tests.support.records import exchange_record, members_of, usage_members, usage_record
+from tests.support.event_values import values_of
+from tests.support.records import AT, exchange_record, members_of, usage_members, usage_record
+
+VERBATIM = verbatim(UsageRecorded, VERBATIM_MEMBERS)
 
 
 def test_a_record_is_published_as_it_is_kept_with_its_number_second() -> None:
     """Schema, seq, then the record as mitm wrote it."""
     record = usage_record()
     entry = usage_entry(members_of(record))
-    message = message_from(812, entry.body)
+    (message,) = messages_from(812, [entry.body])
     assert message.startswith(b'{"schema":"wiremeter.usage/1","seq":812,"event_id":"01JDUSAGE",')
     assert orjson.loads(message) == members_from(812, entry.body)
     assert decode(UsageRecorded, message) == record
@@ -86,3 +95,43 @@ def test_an_exchange_beyond_the_limits_is_refused(wrong: dict[str, object]) -> N
     """As records are."""
     with pytest.raises(EntryInvalid):
         exchange_entry(exchange_record(**wrong))
+
+
+@given(values_of(UsageRecorded) | values_of(UsageRecorded).map(lambda each: dataclasses.replace(each, at=AT)))
+@example(usage_record())
+@example(usage_record(model=None, client=Client()))
+@example(usage_record(model="", provider="größer"))
+@example(usage_record(client=Client(label="")))
+@example(usage_record(client=Client(uid=1 << 32)))
+@example(usage_record(client=Client(uid=-1)))
+@example(usage_record(usage={}))
+@example(usage_record(usage={"input_tokens": COUNT_MAX + 1}))
+@example(usage_record(usage={"input_tokens": 0.5}))
+@example(usage_record(at="2026-11-23T17:40:11"))
+def test_a_record_that_was_not_parsed_is_the_same_row(record: UsageRecorded) -> None:
+    """Or none yet: it is looked at, and refused if it has to be."""
+    data = encode(record)
+    found = VERBATIM.fullmatch(data)
+    entry = found and verbatim_entry(found.groups())
+    if entry is not None:
+        assert entry == usage_entry(members_of(record))
+    elif found is not None:
+        assert record_from(found.groups()) == read_object(data)
+        has_odd_values = record.client.label == "" or not is_usable(record)
+        assert has_odd_values
+
+
+def is_usable(record: UsageRecorded) -> bool:
+    try:
+        usage_entry(members_of(record))
+    except EntryInvalid:
+        return False
+    return True
+
+
+def test_a_count_that_is_said_twice_has_to_be_looked_at() -> None:
+    """JSON lets the last one count, and the row says it once."""
+    data = encode(usage_record()).replace(b'"output_tokens"', b'"input_tokens"')
+    found = VERBATIM.fullmatch(data)
+    assert found is not None
+    assert verbatim_entry(found.groups()) is None

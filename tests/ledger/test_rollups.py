@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from services.ledger.entry import ExchangeEntry, ExchangeSeries, Series
 from services.ledger.periods import KEPT, KEPT_OF_EXCHANGES, Level, period_of
-from services.ledger.rollups import NOTHING, Sum, add_up, add_up_alike, add_up_at, add_up_exchanges
+from services.ledger.rollups import Sum, add_up, add_up_alike, add_up_at, add_up_exchanges
 from tests.support.records import measures
 
 SERIES = st.builds(
@@ -31,7 +31,7 @@ def test_every_level_has_the_sums_of_its_rows(rows: list[tuple[int, Series, dict
         for at, series, usage in rows:
             sums = expected.setdefault((period_of(level, at), series), {})
             for measure, value in measures(series.outcome, usage):
-                sums[measure] = sums.get(measure, NOTHING).plus(Sum(value, 1))
+                sums[measure] = sums.get(measure, Sum(0, 0)).plus(Sum(value, 1))
         of_level = {key[1:]: value for key, value in found.items() if key[0] is level}
         assert of_level == expected
         assert of_level == add_up_at(level, rows)

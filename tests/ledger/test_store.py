@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import tempfile
 import threading
 from contextlib import closing
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.events.exchange import Client, Timing
 from services.events.usage import Outcome
@@ -49,14 +52,15 @@ def test_records_get_numbers_without_gaps_and_are_published_with_them(path: Path
     """Over batches, publishers and lives of the ledger."""
     store = LedgerStore(path)
     first = store.commit(arrivals(ONE, 1, 3) + arrivals(TWO, 1, 2))
-    assert [each.seq for each in first.published] == [1, 2, 3]
+    assert [seq for seq, _, _ in first.published] == [1, 2, 3]
     assert first.cursors == {ONE: 2, TWO: 1}
-    assert orjson.loads(first.published[2].message)["event_id"] == "mitm-1:1"
-    assert (first.published[0].provider, first.published[0].model) == ("gcp.gen_ai", "gemini-3-flash")
+    _, series, message = first.published[2]
+    assert orjson.loads(message)["event_id"] == "mitm-1:1"
+    assert (series.provider, series.model) == ("gcp.gen_ai", "gemini-3-flash")
     store.close()
     store = LedgerStore(path)
     assert store.cursors == {ONE: 2, TWO: 1}
-    assert [each.seq for each in store.commit(arrivals(ONE, 3, 5)).published] == [4, 5]
+    assert [seq for seq, _, _ in store.commit(arrivals(ONE, 3, 5)).published] == [4, 5]
     store.close()
 
 
@@ -65,7 +69,7 @@ def test_only_the_next_record_of_a_source_is_taken(path: Path) -> None:
     store = LedgerStore(path)
     store.commit(arrivals(ONE, 1, 4))
     commit = store.commit(arrivals(ONE, 2, 5) + arrivals(ONE, 7, 9) + arrivals(TWO, 2, 3))
-    assert [each.seq for each in commit.published] == [4]
+    assert [seq for seq, _, _ in commit.published] == [4]
     assert commit.cursors == {ONE: 4}
     assert commit.taken == 1
     store.close()
@@ -82,6 +86,39 @@ def test_a_record_that_was_refused_holds_its_place(path: Path) -> None:
         (1, int(NOW * 1e6), 1, "no time", 7)
     ]
     assert ids(LedgerReader(path)) == ["mitm-0:2"]
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_arrivals_become_the_same_together_as_one_by_one(data: st.DataObject) -> None:
+    """Runs of nothing but usage records are taken whole; whatever is between them, nothing comes of it but speed."""
+    sources, numbers = st.sampled_from([ONE, TWO]), st.integers(1, 4)
+    entries = {
+        "usage": lambda source, seq: arrivals(source, seq, seq + 1)[0],
+        "exchange": lambda source, seq: Arrival(source, seq, exchange_entry(exchange_record())),
+        "refused": lambda source, seq: Arrival(source, seq, RefusedEntry(reason="no time", size_bytes=seq)),
+        "gap": lambda source, seq: Arrival(source, seq, GapEntry(reason="gone")),
+        "unless": lambda source, seq: arrivals(source, seq, seq + 1)[0]._replace(
+            unless=Superseding(source=source, after=0, exchange_id=f"exchange-{source.publisher}:9")
+        ),
+    }
+    drawn: list[Arrival] = []
+    for source, first, kinds in data.draw(
+        st.lists(st.tuples(sources, numbers, st.lists(st.sampled_from(["usage", "usage", *entries]), max_size=4)))
+    ):
+        drawn += [entries[kind](source, seq) for seq, kind in enumerate(kinds, first)]
+    with tempfile.TemporaryDirectory() as folder:
+        together = LedgerStore(Path(folder, "together"), clock=lambda: NOW)
+        one_by_one = LedgerStore(Path(folder, "one-by-one"), clock=lambda: NOW)
+        whole = together.commit(drawn)
+        single = [one_by_one.commit([each]) for each in drawn]
+        dumps = [list(store._connection.iterdump()) for store in (together, one_by_one)]
+        together.close()
+        one_by_one.close()
+    assert whole.published == tuple(published for commit in single for published in commit.published)
+    assert whole.taken == sum(commit.taken for commit in single)
+    assert together.cursors == one_by_one.cursors
+    assert dumps[0] == dumps[1]
 
 
 def test_what_a_publisher_no_longer_has_is_passed_over(path: Path) -> None:
