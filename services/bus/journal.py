@@ -272,9 +272,9 @@ class Journal:
         for epoch in sorted(covered, key=lambda each: each.covered_at_unix_s or 0.0):
             if len(self.past) > _PAST_EPOCHS_MAX or self._is_expired(epoch.covered_at_unix_s, now_unix_s):
                 self.delete_past(epoch)
+        oldest_needed = min((draft.segment_number for draft in self._drafts.values()), default=self._segment_number)
         for segment in self._segments[:-1]:
-            is_needed = any(draft.segment_number <= segment.number for draft in self._oldest_draft())
-            if is_needed or not self._is_expired(segment.covered_at_unix_s, now_unix_s):
+            if oldest_needed <= segment.number or not self._is_expired(segment.covered_at_unix_s, now_unix_s):
                 break
             self._remove(segment)
 
@@ -317,9 +317,6 @@ class Journal:
             write_covered(self._folder, self.first, self.last, 0)
 
     # Underneath.
-
-    def _oldest_draft(self) -> list[Draft]:
-        return [next(iter(self._drafts.values()))] if self._drafts else []
 
     def _is_expired(self, covered_at_unix_s: float | None, now_unix_s: float) -> bool:
         if covered_at_unix_s is None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Protocol
 
 import orjson
 from orjson import dumps
@@ -24,6 +23,7 @@ from services.events.identity import UlidSource
 from services.events.usage import Outcome, ResponseUsage
 from services.mitm.harmless import harmless
 from services.mitm.known_peer import KnownPeer, written
+from services.mitm.outbox import Outbox
 from services.mitm.times import milliseconds, timestamp
 from services.runtime.logs import Logs
 from services.wire.content_encoding import ContentDecoder, content_decoder
@@ -48,23 +48,6 @@ class Abort(StrEnum):
     CLIENT = "client"
     UPSTREAM = "upstream"
     PROXY = "proxy"
-
-
-class Outbox(Protocol):
-    """Where an observation writes; services.bus.publisher keeps it."""
-
-    def start(self, exchange_id: str, draft: bytes) -> None:
-        """A model call begins: `draft` is its record if this process dies now."""
-
-    def progress(self, exchange_id: str, members: bytes) -> None:
-        """`members` replace those of the draft."""
-
-    def repeats(self, exchange_id: str) -> Callable[[bytes], None]:
-        """Return what takes progress that has the same members each time."""
-        ...
-
-    def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
-        """The exchange is over; these are its records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from services.mitm.convoy import PIECE_BYTES_MAX
 from services.mitm.poller import Poller
 from services.mitm.stream import PLAIN_BYTES, Stream
+from services.mitm.tunnel import BACKLOG_BYTES_MAX
 
 # Is shown a buffer, a view of it, and the size of the piece that stands there. True if that may be sent as it is;
 # False, with nothing done, if it needs another look.
@@ -22,41 +23,47 @@ Follow: TypeAlias = Callable[[bytearray, memoryview, int], bool]
 
 class Passage:
     """
-    A way from one stream under TLS into another.
+    A way from one stream under TLS into another, until it is closed.
 
     Attributes:
         moved_at: When something came last, by the poller's clock.
     """
 
-    __slots__ = ("_descriptor", "_poller", "moved_at")
+    __slots__ = ("_close", "moved_at")
 
-    def __init__(self, source: Stream, poller: Poller) -> None:
-        self._descriptor = source.descriptor
-        self._poller = poller
-        self.moved_at = poller.now
+    def __init__(self, now: float, close: Callable[[], None]) -> None:
+        self._close = close
+        self.moved_at = now
 
     def close(self) -> None:
         """Nothing passes here any more."""
-        self._poller.pass_no_more(self._descriptor)
+        close, self._close = self._close, _nothing
+        close()
+        self.moved_at = float("-inf")
+
+
+def _nothing() -> None:
+    return
+
+
+NO_PASSAGE = Passage(float("-inf"), _nothing)
 
 
 def open_passage(
     source: Stream,
     sink: Stream,
-    follow: Follow,
     poller: Poller,
+    follow: Follow,
     otherwise: Callable[[Callable[[], int]], None],
-    on_kept: Callable[[], None],
 ) -> Passage:
     """
-    Let pass what comes from `source` to `sink`, wherever `follow` allows it.
+    Let pass what comes from `source` to `sink`, wherever `follow` allows it; pause the source while too much waits.
 
     Args:
         source, sink: Have both begun TLS.
         otherwise: Is called for what is not simple, with what to call instead of `Stream.receive`.
-        on_kept: Called while the sink's socket does not take all of what is sent.
     """
-    passage = Passage(source, poller)
+    passage = Passage(poller.now, partial(poller.pass_no_more, source.descriptor))
     recv_into, incoming, decrypt, scratch = source.reading()
     cipher, plain, view = scratch.cipher, scratch.plain, scratch.plain_view
     send, encrypt, encrypted, unsent = sink.writing()
@@ -93,8 +100,8 @@ def open_passage(
                 sink.sent_failed = True
                 return
             join((send, unsent, encrypted(), sink))
-            if unsent:
-                on_kept()
+            if len(unsent) > BACKLOG_BYTES_MAX:
+                source.pause()
 
     poller.pass_by(source.descriptor, receive, pass_on)
     return passage

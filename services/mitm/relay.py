@@ -8,11 +8,12 @@ that breaks off resets the client's connection. A request that was sent ahead of
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 
 from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
 from services.mitm.known_peer import KnownPeer, Peer
 from services.mitm.observer import Abort
-from services.mitm.passage import Passage, open_passage
+from services.mitm.passage import NO_PASSAGE, open_passage
 from services.mitm.refusal import refusal
 from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
 from services.mitm.tunnel import BACKLOG_BYTES_MAX
@@ -20,10 +21,8 @@ from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import RelayOwner, Wiring
 from services.wire.http1 import Framing, HttpInvalid, read_request_head
 
-# What a client may send ahead while a response is under way.
-AHEAD_BYTES_MAX = 64 * 1024
-# How long a refused client may go on sending before its connection is reset.
-LINGER_S = 2.0
+AHEAD_BYTES_MAX = 64 * 1024  # what a client may send while a response is under way
+LINGER_S = 2.0  # how long a refused client may go on sending before its connection is reset
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 
 
@@ -83,7 +82,7 @@ class Relay:
         self._ahead = bytearray()
         self._has_spoken = False  # a whole head has come
         self._upstream: Stream | None = None
-        self._passage: Passage | None = None  # for the response under way
+        self._passage = NO_PASSAGE  # for the response under way
         self._exchange = Exchange()
         self._phase = _Phase.HEAD
         self.deadline = wiring.poller.now + wiring.limits.head_timeout_s
@@ -268,13 +267,8 @@ class Relay:
         if upstream.ended and self._upstream is upstream:
             self._upstream_gone(ENDED)
 
-    def _on_more_of_response(self) -> None:
-        """As `_on_upstream`, once the head has passed."""
-        upstream = self._upstream
-        assert upstream is not None
-        self._take_more_of_response(upstream.receive)
-
     def _take_more_of_response(self, receive: Callable[[], int]) -> None:
+        """As `_on_upstream`, once the head has passed."""
         upstream = self._upstream
         assert upstream is not None
         self.deadline = self._poller.now + self._idle_timeout_s  # a part of a TLS record is movement too
@@ -289,10 +283,6 @@ class Relay:
                 self._upstream_gone(ENDED)
         elif size != NOTHING_YET:
             self._upstream_gone(size)
-
-    def _on_kept(self) -> None:
-        if self._client.backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
-            self._upstream.pause()
 
     def _take_response_head(self, data: bytearray, view: memoryview, size: int) -> None:
         """Read heads out of `data[:size]`, interim ones (1xx) included, and go on with the body of the final one."""
@@ -314,16 +304,10 @@ class Relay:
             return
         self._send_response(view, end, size)
         if self._exchange is exchange and self._upstream is not None:
-            self._upstream.watch(self._on_more_of_response, self._on_upstream_drained, self.fail)
+            upstream, otherwise = self._upstream, self._take_more_of_response
+            upstream.watch(partial(otherwise, upstream.receive), self._on_upstream_drained, self.fail)
             if (follow := exchange.chunk_follower()) is not None:
-                self._passage = open_passage(
-                    self._upstream, self._client, follow, self._poller, self._take_more_of_response, self._on_kept
-                )
-
-    def _close_passage(self) -> None:
-        if self._passage is not None:
-            self._passage.close()
-            self._passage = None
+                self._passage = open_passage(upstream, self._client, self._poller, follow, otherwise)
 
     def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
         """Observe and forward `data[:size]`, in which the response's body goes on at `start`."""
@@ -363,7 +347,7 @@ class Relay:
         assert request is not None and response is not None and upstream is not None
         keeps_alive = request.keeps_alive and response.keeps_alive and exchange.request_body.done
         self._upstream = None
-        self._close_passage()
+        self._passage.close()
         if keeps_alive and not extra and not upstream.ended and not upstream.sent_failed:
             self._wiring.pool.put(self._route, upstream)
         else:
@@ -465,7 +449,7 @@ class Relay:
     def _drop_upstream(self) -> None:
         if self._upstream is not None:
             upstream, self._upstream = self._upstream, None
-            self._close_passage()
+            self._passage.close()
             self._wiring.pool.discard(upstream)
 
     def _end(self, *, abort_client: bool = False) -> None:
@@ -482,7 +466,7 @@ class Relay:
     def expire(self) -> None:
         """What was awaited has not come until the deadline."""
         host, limits = self._route.host, self._wiring.limits
-        if self._passage is not None and self._passage.moved_at + self._idle_timeout_s > self.deadline:
+        if self._passage.moved_at + self._idle_timeout_s > self.deadline:
             self.deadline = self._passage.moved_at + self._idle_timeout_s
         elif self._phase is _Phase.HEAD and self._ahead:
             self._refuse(408, f"no whole request head within {limits.head_timeout_s:g} s", "request_timeout")

@@ -26,6 +26,7 @@ MORE_SHELLS = {
     "lsrunner/probe": "asks the machine where the language server can live",
     "lsrunner/profiles": "each speaks its language server's own protocol",
     "mitm/poller": "the loop of the data path",
+    "mitm/passage": "the short way from socket to socket",
     "mitm/peer": "asks the kernel who connects",
     "mitm/stream": "the sockets of the data path",
     "mitm/tunnel": "the sockets of what is not opened",
@@ -101,9 +102,15 @@ def test_every_module_is_named_by_a_noun(module: Path) -> None:
 
 
 def needs_tests(module: Path) -> bool:
-    """Values without behaviour are tested by whatever makes and reads them."""
-    behaves = any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in ast.walk(tree_of(module)))
+    """Values and protocols, without behaviour, are tested by whatever makes and reads them."""
+    parts = [each for each in tree_of(module).body if not (isinstance(each, ast.ClassDef) and _is_protocol(each))]
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    behaves = any(isinstance(node, functions) for part in parts for node in ast.walk(part))
     return behaves and module.stem not in UNTESTED_ALONE
+
+
+def _is_protocol(definition: ast.ClassDef) -> bool:
+    return any(isinstance(base, ast.Name) and base.id == "Protocol" for base in definition.bases)
 
 
 @pytest.mark.parametrize("module", [each for each in modules() if needs_tests(each)], ids=str)

@@ -11,7 +11,9 @@ import pytest
 
 from services.mitm.convoy import PIECE_BYTES_MAX
 from services.mitm.passage import open_passage
+from services.mitm.poller import READ
 from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, TlsFailed
+from services.mitm.tunnel import BACKLOG_BYTES_MAX
 from tests.support.stream_bench import Bench
 from tests.support.tls_end import reset
 
@@ -23,7 +25,6 @@ class Passing:
     Attributes:
         seen: Pieces that `follow` was shown.
         others: What came otherwise: sizes, as from `receive`, or why TLS failed.
-        kept: How often the passage has said that the sink does not take it all.
     """
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
@@ -32,16 +33,10 @@ class Passing:
         self.provider, self.client = (stack.enter_context(each.shake_hands()) for each in (self.source, self.sink))
         self.seen: list[bytes] = []
         self.others: list[int | str] = []
-        self.kept = 0
         self.is_simple = True
         self.source.stream.watch(lambda: self._otherwise(self.source.stream.receive))
         self.passage = open_passage(
-            self.source.stream,
-            self.sink.stream,
-            self._follow,
-            self.source.poller,
-            self._otherwise,
-            self._note_kept,
+            self.source.stream, self.sink.stream, self.source.poller, self._follow, self._otherwise
         )
 
     def _follow(self, data: bytearray, view: memoryview, size: int) -> bool:
@@ -54,9 +49,6 @@ class Passing:
             self.others.append(receive())
         except TlsFailed as error:
             self.others.append(str(error))
-
-    def _note_kept(self) -> None:
-        self.kept += 1
 
     def step_on(self, data: bytes) -> None:
         """Let the provider send, and take a turn when it has come."""
@@ -135,15 +127,13 @@ def test_an_end_and_a_bad_record_are_told_as_by_receive(passing: Passing) -> Non
 
 
 def test_what_the_sink_does_not_take_is_kept_in_order(passing: Passing) -> None:
-    """Who could pause is told with the next piece."""
+    """And the source is paused while too much waits."""
     data = bytes(range(256)) * 32
     sent = bytearray()
-    while not passing.kept:
+    while passing.source.stream._events & READ:
         passing.step_on(data)
         sent += data
-    assert passing.sink.stream.backlog > 0
-    passing.step_on(b"behind it")
-    sent += b"behind it"
+    assert BACKLOG_BYTES_MAX < passing.sink.stream.backlog < BACKLOG_BYTES_MAX + 2 * len(data)
     passing.sink.watch()
     received = bytearray()
     reading = threading.Thread(target=lambda: received.extend(passing.client.read(len(sent))))
@@ -188,9 +178,7 @@ def test_what_fails_in_a_step_ends_its_own_connection_alone(passing: Passing) ->
         raise RuntimeError("a bug")
 
     passing.source.stream.watch(lambda: None, on_failed=lambda: failed.append(1))
-    open_passage(
-        passing.source.stream, passing.sink.stream, fail, passing.source.poller, passing._otherwise, passing._note_kept
-    )
+    open_passage(passing.source.stream, passing.sink.stream, passing.source.poller, fail, passing._otherwise)
     passing.step_on(b"data")
     assert failed == [1] and passing.source.stream.closed and not passing.sink.stream.closed
     assert b"a bug" in passing.source.lines.text

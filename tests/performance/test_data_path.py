@@ -21,11 +21,12 @@ UNKNOWN = (
 )
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
-# Python's and built-in calls for one event with counts that comes alone, for each of 25 that come together, and for
-# one exchange that nobody reads.
-EVENT_CALLS = 58
-CROWDED_EVENT_CALLS = 9.0
-EXCHANGE_CALLS = 138
+# Python's and built-in calls for one event with counts that comes alone, for each of three clients', for each of 25
+# that come together, and for one exchange that nobody reads.
+EVENT_CALLS = 64
+SHARED_EVENT_CALLS = 50
+CROWDED_EVENT_CALLS = 9.8
+EXCHANGE_CALLS = 174
 CROWD = 25
 
 
@@ -69,6 +70,17 @@ def test_events_are_heard_of_read_journaled_and_sent_once(path: DataPath, count:
     stream = Streaming(path)
     stream.wake_up_for(count)
     assert system_calls_of(stream.dispatch) == {"poll": 1, "recv_into": 1, "write": 1, "send": 1}
+
+
+def test_what_comes_at_once_is_written_at_once(path: DataPath) -> None:
+    """Events of three clients in one wake-up: one write for all, and fewer calls for each."""
+    streams = [Streaming(each) for each in (path, path.another(), path.another())]
+    for stream in streams:
+        stream.wake_up_for(1)
+    assert system_calls_of(path.dispatch) == {"poll": 1, "recv_into": 3, "write": 1, "send": 3}
+    for stream in streams:
+        stream.wake_up_for(1)
+    assert is_as_ever(calls_of(path.dispatch) / 3, SHARED_EVENT_CALLS)
 
 
 def test_an_event_takes_as_many_calls_as_ever(path: DataPath) -> None:

@@ -19,7 +19,9 @@ from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
 BATCH = 64
 BATCHES = 10
 # Calls of one record.
-JOURNAL_CALLS = 26
+START_CALLS = 38
+PROGRESS_CALLS = 9
+FINISH_CALLS = 22
 PARSED_CALLS = 27.4
 UNPARSED_CALLS = 17.6
 COMMIT_CALLS = 3.45
@@ -59,12 +61,37 @@ def test_an_entry_of_the_journal_is_one_write_and_nothing_else(tmp_path: Path) -
         assert system_calls_of(lambda: journal.finish("x", [data] * 5)) == {"write": 1}
 
 
+def test_entries_of_one_wake_up_are_one_write_together(tmp_path: Path) -> None:
+    """Whatever they are, and how many."""
+    data = encode(record(1))
+
+    def wake_up() -> None:
+        journal.is_holding = True
+        for name in "abc":
+            journal.start(name, data)
+            journal.repeats(name)(b'{"usage":{}}')
+        journal.finish("a", [data])
+        journal.write_held()
+        journal.is_holding = False
+
+    with open_journal(tmp_path) as journal:
+        journal.finish(None, [data])  # the first entry of a segment is looked at by itself
+        assert system_calls_of(wake_up) == {"write": 1}
+
+
 def test_an_entry_of_the_journal_takes_as_many_calls_as_ever(tmp_path: Path) -> None:
-    """Start and finish of a hundred exchanges that are open at once."""
+    """Start, progress and finish of a hundred exchanges that are open at once, written together."""
     data, names = encode(record(1)), [str(number) for number in range(100)]
     with open_journal(tmp_path) as journal:
-        assert is_as_ever(calls_of(lambda: [journal.start(name, data) for name in names]) / 100, JOURNAL_CALLS)
-        assert is_as_ever(calls_of(lambda: [journal.finish(name, [data]) for name in names]) / 100, JOURNAL_CALLS)
+        journal.is_holding = True
+
+        def calls_for(entries: Callable[[], object]) -> float:
+            return calls_of(lambda: (entries(), journal.write_held())) / 100
+
+        assert is_as_ever(calls_for(lambda: [journal.start(name, data) for name in names]), START_CALLS)
+        tellers = [journal.repeats(name) for name in names]
+        assert is_as_ever(calls_for(lambda: [tell(b'{"usage":{}}') for tell in tellers]), PROGRESS_CALLS)
+        assert is_as_ever(calls_for(lambda: [journal.finish(name, [data]) for name in names]), FINISH_CALLS)
 
 
 @pytest.mark.parametrize(

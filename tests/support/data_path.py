@@ -11,6 +11,8 @@ import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,6 +74,7 @@ class DataPath:
     def __init__(self, journal: Journal) -> None:
         logs = Logs("mitm-0", sink=_Nowhere())
         self._awaits: AwaitsUpstream | None = None
+        self._others: list[DataPath] = []
         self._poller = Poller(_NoLoop(), logs, Convoy(journal))  # type: ignore[arg-type]
         self._scratch = Scratch()
         self._shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -99,16 +102,29 @@ class DataPath:
             dial_http2=self._dial,
             dial_tunnel=self._dial,
         )
+        self._wiring = wiring
+        self._connect()
+
+    def another(self) -> "DataPath":
+        """Open another client's connection through the same mitm; closed with this one."""
+        opened = copy(self)
+        opened._wiring = replace(self._wiring, dial=opened._dial)
+        opened._connect()
+        self._others.append(opened)
+        return opened
+
+    def _connect(self) -> None:
         near, self.client = self._connection(server_side=True)
-        self._relay = Relay(near, Route(host=HOST, port=443), _Nobody(), wiring, _Nobody())
+        self._relay = Relay(near, Route(host=HOST, port=443), _Nobody(), self._wiring, _Nobody())
 
     def close(self) -> None:
         """End all of it."""
-        self._relay.stop()
+        for each in (self, *self._others):
+            each._relay.stop()
+            each.client.sock.close()
+            each.provider.sock.close()
         self._pool.close()
         self._poller.close()
-        self.client.sock.close()
-        self.provider.sock.close()
 
     def await_bytes(self) -> None:
         """Wait until there is something for mitm to read."""

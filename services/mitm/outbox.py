@@ -1,0 +1,21 @@
+"""Where the data path writes what it has observed."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+
+class Outbox(Protocol):
+    """Where an observation writes; services.bus.publisher keeps it."""
+
+    def start(self, exchange_id: str, draft: bytes) -> None:
+        """A model call begins: `draft` is its record if this process dies now."""
+
+    def progress(self, exchange_id: str, members: bytes) -> None:
+        """`members` replace those of the draft."""
+
+    def repeats(self, exchange_id: str) -> Callable[[bytes], None]:
+        """Return what takes progress that has the same members each time."""
+        ...
+
+    def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
+        """The exchange is over; these are its records."""
