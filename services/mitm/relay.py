@@ -347,7 +347,8 @@ class Relay:
         assert request is not None and response is not None and upstream is not None
         keeps_alive = request.keeps_alive and response.keeps_alive and exchange.request_body.done
         self._upstream = None
-        self._passage.close()
+        if self._passage is not NO_PASSAGE:
+            self._passage.close()
         if keeps_alive and not extra and not upstream.ended and not upstream.sent_failed:
             self._wiring.pool.put(self._route, upstream)
         else:
