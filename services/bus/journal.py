@@ -21,13 +21,7 @@ import orjson
 
 from services.bus.draft import Draft
 from services.bus.segment import ENTRY_BYTES_MAX, EntryKind, encode_entry, encode_single, single_encoder
-from services.bus.store import (
-    SEGMENT_SUFFIX,
-    EpochReader,
-    PastEpoch,
-    Segment,
-    write_covered,
-)
+from services.bus.store import SEGMENT_SUFFIX, EpochReader, PastEpoch, Segment, write_covered
 from services.bus.tail import Tail, exactly
 
 _EPOCH_NAME = re.compile("[0-9a-f]{32}")
@@ -94,6 +88,7 @@ class Journal:
         self.is_holding = False
         self._held: list[bytes] = []
         self._held_records: list[bytes] = []
+        self._held_ends: dict[str, Draft] = {}  # drafts that what is held closes
         self._otherwise: dict[int, Callable[[], None]] = {}
         self._waiting: deque[tuple[str | None, tuple[bytes, ...]]] = deque()
         self._waiting_bytes = 0
@@ -167,7 +162,8 @@ class Journal:
         if self.is_holding and not self._waiting:
             self._hold(self._finished(exchange_id, records), partial(self.finish, exchange_id, records))
             self._held_records += records
-            self._drafts.pop(exchange_id or "", None)
+            if exchange_id in self._drafts:
+                self._held_ends[exchange_id] = self._drafts.pop(exchange_id)
             return
         if not self._waiting and self._finish(exchange_id, records):
             return
@@ -190,11 +186,15 @@ class Journal:
                 self._otherwise.clear()
                 self._take(self._held_records)
                 self._held_records.clear()
+                self._held_ends.clear()
             return
         held, otherwise = self._held.copy(), self._otherwise.copy()
         self._held.clear()
         self._otherwise.clear()
         self._held_records.clear()
+        # A record that has to wait keeps its draft, which stands until then.
+        drafts, self._held_ends = self._held_ends | self._drafts, {}
+        self._drafts = dict(sorted(drafts.items(), key=lambda each: each[1].segment_number))
         was_holding, self.is_holding = self.is_holding, False
         for position, entry in enumerate(held):
             otherwise.get(position, partial(self._append, entry))()

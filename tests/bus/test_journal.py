@@ -462,3 +462,26 @@ def test_a_full_disk_takes_of_what_is_held_what_it_can(tmp_path: Path) -> None:
     assert numbers(past.read(1, *EVERYTHING)) == [1, 2, 3, 4, 5]
     assert past.damage is None
     assert past.unfinished.read(1, *EVERYTHING) == [b'{"id":"a"}']
+
+
+def test_a_held_record_that_has_to_wait_keeps_its_draft(tmp_path: Path) -> None:
+    """Until it is written, its draft is all that the next life would find: its segment stays."""
+    journal = Journal.open(tmp_path, "mitm-0", limits=SMALL)
+    journal.start("a", usage_json("a"))
+    finish(journal, 1, 40)
+    journal.start("b", usage_json("b"))
+    journal.is_holding = True
+    with no_file_above(0):
+        journal.repeats("a")(b'{"usage":{"input_tokens":7}}')
+        journal.finish("a", [usage_json("a")])
+        journal.write_held()
+    journal.is_holding = False
+    assert journal.waiting == 1
+    for now_unix_s in (0.0, 1e9):
+        journal.expire(journal.last, now_unix_s)
+    _, (past,) = reopened(tmp_path)
+    assert [orjson.loads(each)["event_id"] for each in past.unfinished.read(1, *EVERYTHING)] == ["a", "b"]
+    journal.retry()
+    assert (journal.waiting, journal.last) == (0, 40)
+    _, (past,) = reopened(tmp_path)
+    assert [orjson.loads(each)["event_id"] for each in past.unfinished.read(1, *EVERYTHING)] == ["b"]
