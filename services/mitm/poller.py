@@ -130,6 +130,12 @@ class Poller:
         self.now = monotonic()
         ready = self._epoll.poll(0, _BATCH)
         self.convoy.open()
+        try:
+            self._handle(ready)
+        finally:
+            self.convoy.close()
+
+    def _handle(self, ready: list[tuple[int, int]]) -> None:
         if self._passages:
             ready = self._pass_on(ready)
         handlers, readers = self._handlers, self._readers
@@ -141,7 +147,6 @@ class Poller:
                     handlers[descriptor](events)
             except Exception as error:
                 self._failed(descriptor, error)
-        self.convoy.close()
 
     def _pass_on(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Take the steps of the passages, and return what else is ready."""

@@ -267,3 +267,23 @@ def test_a_handler_that_fails_ends_its_own_connection(bench: Bench) -> None:
     assert b"handler.failed" in bench.lines.text and b"a bug" in bench.lines.text
     with pytest.raises(ConnectionResetError):
         bench.far.recv(1)
+
+
+def test_a_wake_up_ends_also_when_an_owner_fails(bench: Bench) -> None:
+    """What was sent in it leaves, and what is sent afterwards waits for none."""
+
+    def fail() -> None:
+        raise RuntimeError("another bug")
+
+    def on_readable() -> None:
+        bench.stream.send(b"x")
+        raise RuntimeError("a bug")
+
+    bench.stream.watch(on_readable, on_failed=fail)
+    bench.far.sendall(b"x")
+    with pytest.raises(RuntimeError):
+        bench.turn()
+    assert bench.far.recv(1) == b"x"
+    bench.stream.send(b"y")
+    bench.far.settimeout(1)
+    assert bench.far.recv(1) == b"y"
