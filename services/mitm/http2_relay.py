@@ -377,8 +377,8 @@ class Http2Relay:
         self._client.flush()
         self._phase = _Phase.LINGER
         stream, limits = self._client.stream, self._wiring.limits
+        stream.shut_writing()  # only behind it is the backlog all that the socket has not taken
         self._idle_deadline = self._wiring.poller.now + (limits.idle_timeout_s if stream.backlog else LINGER_S)
-        stream.shut_writing()
         stream.resume()
 
     def _drop_upstream(self) -> None:

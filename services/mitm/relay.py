@@ -440,8 +440,8 @@ class Relay:
     def _close_gently(self) -> None:
         """Say that we are done and let the client close: closing first could reset what it has not read yet."""
         self._phase = _Phase.LINGER
+        self._client.shut_writing()  # only behind it is the backlog all that the socket has not taken
         self.deadline = self._poller.now + (self._idle_timeout_s if self._client.backlog else LINGER_S)
-        self._client.shut_writing()
         self._client.resume()
 
     def _break(self, aborted_by: Abort | None, reason: str) -> None:

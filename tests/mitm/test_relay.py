@@ -5,17 +5,21 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.events.exchange import Client
 from services.mitm.relay import AHEAD_BYTES_MAX, Relay
 from services.mitm.tunnel import BACKLOG_BYTES_MAX
+from services.runtime.logs import Logs
 from tests.support.eventually import eventually
 from tests.support.mitm import Mitm, get, post, response
 from tests.support.raw_upstream import Script, answering, server_context
 from tests.support.splits import cut_at
+from tests.support.stream_bench import Bench
 from tests.support.tls_end import CLOSE_NOTIFY, RESET, WAIT_S, TlsEnd
 
 MIB = 1024 * 1024
@@ -790,3 +794,27 @@ def test_limits_of_heads_are_settings(impatient: Mitm) -> None:
         assert client.read_head() == response()
         client.send(fits.replace(b"X: ", b"X:  "))
         assert refused_as(client)[0] == b"431"
+
+
+def test_who_is_refused_and_has_not_read_all_gets_the_time_to_read() -> None:
+    """What the socket does not take shows at the end of a wake-up, or when the client is told that we are done."""
+    bench = Bench()
+    parts = SimpleNamespace(
+        scratch=bench.scratch,
+        poller=bench.poller,
+        limits=SimpleNamespace(idle_timeout_s=300.0, head_timeout_s=10.0, head_bytes_max=100),
+        logs=Logs("test", sink=bench.lines),
+    )
+    relay = Relay(bench.stream, SimpleNamespace(host="h"), Client(), parts, SimpleNamespace())  # type: ignore[arg-type]
+    bench.stream._send = _full
+    bench.far.sendall(b"x" * 101)
+    bench.turn()
+    assert bench.stream.backlog
+    assert relay.deadline == bench.poller.now + 300
+    bench.stream.abort()
+    bench.close()
+
+
+def _full(data: bytes) -> int:
+    """Take nothing, as a socket whose buffer is full."""
+    raise BlockingIOError
