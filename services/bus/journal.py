@@ -89,6 +89,8 @@ class Journal:
         self._held: list[bytes] = []
         self._held_records: list[bytes] = []
         self._held_ends: dict[str, Draft] = {}  # drafts that what is held closes
+        self._uncut = 0  # bytes of a failed append that could not be removed
+        self._stands = False  # what is appended is on disk already, among those
         self._otherwise: dict[int, Callable[[], None]] = {}
         self._waiting: deque[tuple[str | None, tuple[bytes, ...]]] = deque()
         self._waiting_bytes = 0
@@ -134,8 +136,7 @@ class Journal:
 
     def progress(self, exchange_id: str, members: bytes) -> None:
         """`members`, a JSON object, replaces members of the draft at top level."""
-        draft = self._drafts.get(exchange_id)
-        if draft is None:
+        if (draft := self._drafts.get(exchange_id)) is None:
             return  # without its start on disk (which was full then) progress would mean nothing to a reader
         entry = encode_single(draft.progress_head, members)
         draft.add(entry)
@@ -178,7 +179,7 @@ class Journal:
         """Write what is held, all at once; what cannot be, each by itself."""
         if not self._held:
             return
-        entries = b"".join(self._held)
+        entries, self._uncut = b"".join(self._held), 0
         if len(entries) <= self._room and self._append(entries):
             self._held.clear()
             if self._otherwise:
@@ -188,7 +189,7 @@ class Journal:
                 self._held_records.clear()
                 self._held_ends.clear()
             return
-        held, otherwise = self._held.copy(), self._otherwise.copy()
+        held, otherwise, uncut = self._held.copy(), self._otherwise.copy(), self._uncut
         self._held.clear()
         self._otherwise.clear()
         self._held_records.clear()
@@ -197,8 +198,10 @@ class Journal:
         self._drafts = dict(sorted(drafts.items(), key=lambda each: each[1].segment_number))
         was_holding, self.is_holding = self.is_holding, False
         for position, entry in enumerate(held):
+            uncut -= len(entry)
+            self._stands = uncut >= 0
             otherwise.get(position, partial(self._append, entry))()
-        self.is_holding = was_holding
+        self.is_holding, self._stands = was_holding, False
 
     # What the publisher calls.
 
@@ -321,9 +324,8 @@ class Journal:
     def _is_expired(self, covered_at_unix_s: float | None, now_unix_s: float) -> bool:
         if covered_at_unix_s is None:
             return False
-        if now_unix_s - covered_at_unix_s > self._limits.retained_s:
-            return True
-        return self.size_bytes > self._limits.retained_bytes_max
+        is_old = now_unix_s - covered_at_unix_s > self._limits.retained_s
+        return is_old or self.size_bytes > self._limits.retained_bytes_max
 
     def _remove(self, segment: Segment) -> None:
         self._segments.remove(segment)
@@ -375,7 +377,7 @@ class Journal:
             written = 0
             self._note_problem(error.strerror)
         if written != size:
-            self._cut_short(written)
+            self._cut_back(written)
             return False
         self._written += size
         self._room -= size
@@ -400,7 +402,7 @@ class Journal:
     def _append_slowly(self, entry: bytes) -> bool:
         if self._written >= self._rotate_at_bytes:
             self._rotate()
-        return self._write(entry)
+        return self._stands or self._write(entry)
 
     def _write(self, entry: bytes) -> bool:
         """Write one entry to the open segment, whatever its size is by then."""
@@ -418,18 +420,16 @@ class Journal:
         self._room = min(min(self._rotate_at_bytes, in_all) - self._written, ENTRY_BYTES_MAX)
         return True
 
-    def _cut_short(self, written: int) -> None:
-        """An append has failed behind `written` bytes."""
-        if written:
-            self._note_problem("the disk is full")
-            self._cut_back()
-
-    def _cut_back(self) -> None:
-        """Remove the part of an entry that fitted, so that what follows can be read."""
+    def _cut_back(self, written: int) -> None:
+        """An append has failed behind `written` bytes: remove them, so that what follows can be read."""
+        if not written:
+            return
+        self._note_problem("the disk is full")
         try:
             os.ftruncate(self._descriptor, self._written)
         except OSError:
             # The torn entry stays and ends this segment; the next one begins where its whole entries end.
+            self._uncut = written
             self._leave_segment()
 
     def _leave_segment(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -485,3 +486,26 @@ def test_a_held_record_that_has_to_wait_keeps_its_draft(tmp_path: Path) -> None:
     assert (journal.waiting, journal.last) == (0, 40)
     _, (past,) = reopened(tmp_path)
     assert [orjson.loads(each)["event_id"] for each in past.unfinished.read(1, *EVERYTHING)] == ["b"]
+
+
+@pytest.mark.parametrize("room", range(0, 700, 50))
+def test_what_stays_of_held_entries_that_cannot_be_cut_off_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """The whole ones are written; the others follow in the next segment, with the next numbers."""
+    journal = Journal.open(tmp_path, "mitm-0")
+    journal.start("a", b'{"id":"a"}')
+    journal.is_holding = True
+    with no_file_above(journal.size_bytes + room), monkeypatch.context() as patch:
+        patch.setattr("os.ftruncate", Mock(side_effect=OSError))
+        journal.finish("a", [record(1), record(2)])
+        journal.start("b", b'{"id":"b"}')
+        finish(journal, 3, 5)
+        journal.write_held()
+    journal.is_holding = False
+    journal.retry()
+    finish(journal, 5, 6)
+    assert (journal.last, journal.waiting) == (5, 0)
+    assert numbers(journal.read(1, *EVERYTHING)) == [1, 2, 3, 4, 5]
+    _, (past,) = reopened(tmp_path)
+    assert numbers(past.read(1, *EVERYTHING)) == [1, 2, 3, 4, 5]
