@@ -298,10 +298,9 @@ class Stream:
         """Keep what the socket did not take; return the `backlog`."""
         if self.closed:  # meanwhile: nobody shall take what was sent for all
             self._reset_when_closed()
-            return 0
-        if not self._unsent:
+        elif not self._unsent:
             self._wait_for(self._events | WRITE)
-        self._unsent += data
+        self._unsent += data  # also then: what waits behind it must not be sent without it
         return len(self._unsent)
 
     def _flush_tls(self) -> None:

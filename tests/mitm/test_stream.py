@@ -287,3 +287,25 @@ def test_a_wake_up_ends_also_when_an_owner_fails(bench: Bench) -> None:
     bench.stream.send(b"y")
     bench.far.settimeout(1)
     assert bench.far.recv(1) == b"y"
+
+
+def test_a_stream_that_was_closed_sends_nothing_behind_a_gap(bench: Bench) -> None:
+    """What the socket does not take is lost then, and all that waits behind it."""
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> int:
+        taken.append(data[:3])
+        return 3
+
+    bench.watch()
+    bench.stream._send = take
+    bench.stream.ended = True
+    bench.poller.convoy.open()
+    bench.stream.send(b"abcdef")
+    bench.stream.send(b"ghi")
+    bench.stream.close()
+    bench.poller.convoy.close()
+    bench.loop.run()
+    assert taken == [b"abc"]
+    with pytest.raises(ConnectionResetError):
+        bench.far.recv(1)
