@@ -419,10 +419,12 @@ def test_what_is_held_comes_to_the_same(
             take(journal, step, name, number)
         journal.write_held()
         in_memory = numbers(journal.read(1, *EVERYTHING)) if journal.last else []
-        _, pasts = reopened(directory)
+        opened, pasts = reopened(directory)
         records = [numbers(past.read(1, *EVERYTHING)) for past in pasts if past.last]
         unfinished = sorted(each for past in pasts for each in past.unfinished.read(1, *EVERYTHING))
         left.append((journal.last, in_memory, records, unfinished))
+        for each in (journal, opened):
+            each.close(0)
     assert left[0] == left[1]
 
 
