@@ -4,6 +4,8 @@ bus: events to ZeroMQ and back.
 addresses   which socket is where, who binds it
 segment     the format of a journal's entries
 store       epochs on disk: segments, their records in order, what was left unfinished
+draft       what an exchange that is not over says so far
+tail        the newest records, in memory
 journal     what a publisher has not yet been told is committed
 sending     go-back-N: which records to send next
 delivery    what publishers and the accountant tell each other

@@ -12,7 +12,7 @@ from typing import Protocol
 
 # Larger pieces do not wait: what is shared would be little beside what they cost.
 PIECE_BYTES_MAX = 16 * 1024
-PIECES_MAX = 128
+PIECES_MAX = 128  # beside those of passages: one for each that is ready in a wake-up
 
 
 class Notes(Protocol):

@@ -9,6 +9,7 @@ http2_parts       what passes on its streams
 websocket         what one end of a WebSocket sends -> its text messages, through permessage-deflate
 content_encoding  gzip, deflate, br, zstd, undone piece by piece
 sse               an event stream -> server-sent events
+event_chunk       one chunk that is one event -> its data, in one look
 prefixed          what messages with their length before them share
 eventstream       an AWS event stream -> checked messages
 grpc              the body of a gRPC call -> messages, decompressed
