@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
-from services.mitm.stream import Stream
-from services.mitm.tunnel import BACKLOG_BYTES_MAX
+from services.mitm.stream import BACKLOG_BYTES_MAX, Stream
 from services.wire.http2 import Http2End
 from services.wire.http2_parts import Data, Head, Reset
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
-import orjson
 from orjson import dumps
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader
@@ -170,7 +169,7 @@ class Observation:
             "conversation_id": facts.conversation_id,
             "model": self.model_named(model),
         }
-        self._parts.outbox.progress(self._id, orjson.dumps(members))
+        self._parts.outbox.progress(self._id, dumps(members))
 
     def response_head(self, response: ResponseHead, now: float) -> None:
         """The final response begins."""
@@ -400,7 +399,7 @@ class Observation:
         """Write a record; the members are those of `UsageRecorded`, in its order."""
         call, outcome = self._call, usage.outcome
         model = usage.response_model or usage.request_model
-        return orjson.dumps(
+        return dumps(
             {
                 "schema": UsageRecorded.SCHEMA,
                 "event_id": event_id,
@@ -457,7 +456,7 @@ class Observation:
             "client": self._client,
         }
         self._finished = True
-        self._parts.outbox.finish(None, [orjson.dumps(counted)])
+        self._parts.outbox.finish(None, [dumps(counted)])
 
     def _finish(self, usages: Sequence[ResponseUsage], now: float, aborted_by: Abort | None) -> None:
         # The first record's id is the exchange's own, so that a draft and what replaces it are one event.

@@ -13,8 +13,7 @@ from typing import TypeAlias
 
 from services.mitm.convoy import PIECE_BYTES_MAX
 from services.mitm.poller import Poller
-from services.mitm.stream import PLAIN_BYTES, Stream
-from services.mitm.tunnel import BACKLOG_BYTES_MAX
+from services.mitm.stream import BACKLOG_BYTES_MAX, PLAIN_BYTES, Stream
 
 # Is shown a buffer, a view of it, and the size of the piece that stands there. True if that may be sent as it is;
 # False, with nothing done, if it needs another look.

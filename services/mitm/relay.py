@@ -15,8 +15,7 @@ from services.mitm.known_peer import KnownPeer, Peer
 from services.mitm.observer import Abort
 from services.mitm.passage import NO_PASSAGE, open_passage
 from services.mitm.refusal import refusal
-from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
-from services.mitm.tunnel import BACKLOG_BYTES_MAX
+from services.mitm.stream import BACKLOG_BYTES_MAX, BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
 from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import RelayOwner, Wiring
 from services.wire.http1 import Framing, HttpInvalid, read_request_head

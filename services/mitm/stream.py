@@ -22,6 +22,8 @@ _CIPHER_BYTES = 64 * 1024
 PLAIN_BYTES = _CIPHER_BYTES + 20 * 1024
 # One write to OpenSSL: bounds what a memory BIO grows to and never gives back.
 _WRITE_BYTES = 64 * 1024
+# A side that is this far behind stops the other one's reading, until it has caught up.
+BACKLOG_BYTES_MAX = 256 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger, socket(7)
 
 # What `receive` returns beside a number of bytes.

@@ -8,11 +8,8 @@ import orjson
 
 from services.events.exchange import Client, ExchangeCounted
 from services.mitm.observer import ObserverParts
-from services.mitm.stream import BROKEN_OFF, NOTHING_YET, Scratch, Stream
+from services.mitm.stream import BACKLOG_BYTES_MAX, BROKEN_OFF, NOTHING_YET, Scratch, Stream
 from services.mitm.times import milliseconds, timestamp
-
-# A side that is this far behind stops the other one's reading; at half of it reading goes on.
-BACKLOG_BYTES_MAX = 256 * 1024
 
 
 class Tunnel:

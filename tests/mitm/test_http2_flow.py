@@ -4,7 +4,7 @@ import threading
 from typing import Any, cast
 
 from services.mitm.http2_flow import Flow, Side
-from services.mitm.tunnel import BACKLOG_BYTES_MAX
+from services.mitm.stream import BACKLOG_BYTES_MAX
 from services.wire.http2 import HELD_BYTES_MAX, STREAM_WINDOW_BYTES, Http2End
 from services.wire.http2_parts import Data
 from tests.support.http2 import MIB, Http2Peer, Stream, noise, serving, speaking

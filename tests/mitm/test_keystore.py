@@ -27,6 +27,7 @@ from services.runtime.logs import Logs
 from services.runtime.run import StartRefused
 from services.runtime.settings import ConfigInvalid
 from tests.support.authority import foreign_authority, shake_hands
+from tests.support.log_lines import LogText
 from tests.support.mitm import INTERCEPT, mitm_config
 
 DAY = timedelta(days=1)
@@ -40,20 +41,8 @@ class Clock:
         return self.now
 
 
-class Lines:
-    def __init__(self) -> None:
-        self.text = b""
-
-    def write(self, line: bytes, /) -> object:
-        self.text += line
-        return None
-
-    def flush(self) -> object:
-        return None
-
-
-def opened(folder: Path, clock: Clock | None = None, lines: Lines | None = None, **how: object) -> Keystore:
-    logs = Logs("mitm-0", sink=lines or Lines())
+def opened(folder: Path, clock: Clock | None = None, lines: LogText | None = None, **how: object) -> Keystore:
+    logs = Logs("mitm-0", sink=lines or LogText())
     return Keystore(mitm_config(folder, **how), logs, clock or Clock())  # type: ignore[arg-type]
 
 
@@ -207,7 +196,7 @@ def test_an_authority_that_cannot_serve_any_more_is_replaced(
     tmp_path: Path, after: timedelta, hosts: tuple[str, ...], reason: bytes
 ) -> None:
     """With the bundle; the log says why."""
-    clock, lines = Clock(), Lines()
+    clock, lines = Clock(), LogText()
     first = opened(tmp_path, clock)
     clock.now += after
     second = opened(tmp_path, clock, lines, hosts=hosts)
@@ -242,7 +231,7 @@ def test_the_users_own_authority_is_used_and_left_alone(tmp_path: Path) -> None:
     own = foreign_authority(datetime.now(UTC), key_identifier=False)
     (config.ca_directory / "key.pem").write_bytes(own.key_pem())
     (config.ca_directory / "ca.pem").write_bytes(own.certificate_pem())
-    lines = Lines()
+    lines = LogText()
     keystore = opened(tmp_path, lines=lines)
     assert keystore.authority.certificate == own.certificate
     assert b"authority.unconstrained" in lines.text
@@ -359,7 +348,7 @@ def test_the_cache_of_leaves_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_does_not_depend_on_the_name_is_made_when_nobody_waits(tmp_path: Path) -> None:
     """One context lies ready; names that come before it was made anew do not wait for it."""
     steps: list[Callable[[], None]] = []
-    keystore = Keystore(mitm_config(tmp_path), Logs("mitm-0", sink=Lines()), Clock(), steps.append)
+    keystore = Keystore(mitm_config(tmp_path), Logs("mitm-0", sink=LogText()), Clock(), steps.append)
     ready = keystore._spare
     assert ready is not None and keystore.server_context("a.upstream.test") is ready
     others = [keystore.server_context(f"{letter}.upstream.test") for letter in "bc"]

@@ -12,8 +12,7 @@ import pytest
 from services.mitm.convoy import PIECE_BYTES_MAX
 from services.mitm.passage import open_passage
 from services.mitm.poller import READ
-from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, TlsFailed
-from services.mitm.tunnel import BACKLOG_BYTES_MAX
+from services.mitm.stream import BACKLOG_BYTES_MAX, BROKEN_OFF, ENDED, NOTHING_YET, TlsFailed
 from tests.support.stream_bench import Bench
 from tests.support.tls_end import reset
 

@@ -1,7 +1,6 @@
 """Readiness reaches handlers, and descriptors that are closed do not."""
 
 import asyncio
-import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -10,21 +9,9 @@ import uvloop
 
 from services.mitm.poller import BROKEN, READ, WRITE, Poller
 from services.runtime.logs import Logs
+from tests.support.log_lines import LogLines
 
-
-class Lines:
-    def __init__(self) -> None:
-        self.lines: list[dict[str, object]] = []
-
-    def write(self, line: bytes, /) -> object:
-        self.lines.append(json.loads(line))
-        return None
-
-    def flush(self) -> object:
-        return None
-
-
-LINES = Lines()
+LINES = LogLines()
 
 
 def polled(story: Callable[[Poller], Awaitable[None]]) -> None:

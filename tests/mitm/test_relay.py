@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.events.exchange import Client
 from services.mitm.relay import AHEAD_BYTES_MAX, Relay
-from services.mitm.tunnel import BACKLOG_BYTES_MAX
+from services.mitm.stream import BACKLOG_BYTES_MAX
 from services.runtime.logs import Logs
 from tests.support.eventually import eventually
 from tests.support.mitm import Mitm, get, post, response

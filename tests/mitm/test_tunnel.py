@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from services.mitm.tunnel import BACKLOG_BYTES_MAX, Tunnel
+from services.mitm.stream import BACKLOG_BYTES_MAX
+from services.mitm.tunnel import Tunnel
 from tests.support.eventually import eventually
 from tests.support.mitm import Mitm
 from tests.support.tls_end import reset

@@ -45,6 +45,7 @@ from services.runtime.settings import MitmSettings, Settings
 from services.runtime.state import StateDirectory
 from tests.support.eventually import eventually
 from tests.support.http2 import Http2Peer, http2_context
+from tests.support.log_lines import LogLines
 from tests.support.raw_upstream import DOMAIN, RawUpstream, Script, upstream_authority
 from tests.support.tls_end import WAIT_S, TlsEnd
 
@@ -95,18 +96,6 @@ class RememberingOutbox:
         )
 
 
-class _Lines:
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def write(self, line: bytes, /) -> object:
-        self.lines.append(json.loads(line))
-        return None
-
-    def flush(self) -> object:
-        return None
-
-
 class _RedirectedPeers(PeerDirectory):
     """The kernel's answer for a connection that no rule has redirected, though the test says that one did."""
 
@@ -124,7 +113,7 @@ class Mitm:
     def __init__(self, config: MitmConfig, original: Address | None) -> None:
         self.config = config
         self.outbox = RememberingOutbox()
-        self._sink = _Lines()
+        self._sink = LogLines()
         self.logs = Logs("mitm-0", sink=self._sink)
         self._original = original
         self.upstream_map: dict[str, Address] = dict(config.upstream_map)

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import orjson
-
 from services.dialects.model_names import ModelNames
 from services.events.exchange import Client
 from services.events.identity import UlidSource
@@ -11,22 +9,11 @@ from services.mitm.known_peer import KnownPeer
 from services.mitm.observer import Observation, ObserverParts
 from services.runtime.logs import Logs
 from services.wire.http1 import read_request_head
+from tests.support.log_lines import LogLines
 from tests.support.mitm import RememberingOutbox
 
 # The monotonic time 0 of these tests: 2023-11-14T22:13:20Z.
 EPOCH_OFFSET_S = 1_700_000_000.0
-
-
-class _Lines:
-    def __init__(self, lines: list[dict[str, Any]]) -> None:
-        self._lines = lines
-
-    def write(self, line: bytes, /) -> object:
-        self._lines.append(orjson.loads(line))
-        return None
-
-    def flush(self) -> object:
-        return None
 
 
 class _SomePeer:
@@ -48,7 +35,7 @@ class Observing:
         self.lines: list[dict[str, Any]] = []
         self.parts = ObserverParts(
             outbox=self.outbox,
-            logs=Logs("mitm-0", sink=_Lines(self.lines)),
+            logs=Logs("mitm-0", sink=LogLines(self.lines)),
             ids=UlidSource(bytes(10)),
             model_names=ModelNames(),
             epoch_offset_s=lambda: EPOCH_OFFSET_S,

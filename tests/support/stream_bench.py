@@ -7,6 +7,7 @@ import threading
 from services.mitm.poller import Poller
 from services.mitm.stream import NOTHING_YET, Scratch, Stream, TlsFailed
 from services.runtime.logs import Logs
+from tests.support.log_lines import LogText
 from tests.support.raw_upstream import server_context, upstream_authority
 from tests.support.tls_end import TlsEnd
 
@@ -33,18 +34,6 @@ class Loop:
             self._soon.pop(0)()  # type: ignore[operator]
 
 
-class Lines:
-    def __init__(self) -> None:
-        self.text = b""
-
-    def write(self, line: bytes, /) -> object:
-        self.text += line
-        return None
-
-    def flush(self) -> object:
-        return None
-
-
 class Bench:
     """
     A stream in the test's hands, and the socket at its other end.
@@ -56,7 +45,7 @@ class Bench:
     def __init__(self, beside: "Bench | None" = None) -> None:
         self._shares = beside is not None
         self.loop = beside.loop if beside else Loop()
-        self.lines = beside.lines if beside else Lines()
+        self.lines = beside.lines if beside else LogText()
         self.poller = (
             beside.poller if beside else Poller(self.loop, Logs("test", sink=self.lines))  # type: ignore[arg-type]
         )
