@@ -17,7 +17,7 @@ from services.events.usage import Counts
 
 # JSON numbers beyond this lose digits in other people's parsers, and no response ever used as many tokens.
 COUNT_MAX = 2**53
-_COUNT_OR_ABSENT = frozenset((int, type(None)))
+COUNT_OR_ABSENT = frozenset((int, type(None)))
 
 # Half of a pair, written as an escape. A provider that cuts its answer into tokens may cut a character in two.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -53,6 +53,14 @@ def json_of(text: bytes) -> object:
         return _json_of_lenient(text)
 
 
+def json_or_none(text: bytes) -> object:
+    """As `json_of`; None for what is not JSON."""
+    try:
+        return json_of(text)
+    except ValueError:
+        return None
+
+
 def _json_of_lenient(text: bytes) -> object:
     readable = _SURROGATE_ESCAPE.sub(rb"\\ufffd", text).decode("utf-8", "replace")
     try:
@@ -78,7 +86,7 @@ def count_of(value: object) -> int | None:
 def counts_of(values: Iterable[Any]) -> tuple[int | None, ...]:
     """As `count_of`, for several values at once, which nearly always are counts or absent."""
     found = tuple(values)
-    if _COUNT_OR_ABSENT.issuperset(map(type, found)) and sum(map(abs, filter(None, found))) <= COUNT_MAX:
+    if COUNT_OR_ABSENT.issuperset(map(type, found)) and sum(map(abs, filter(None, found))) <= COUNT_MAX:
         return found
     return tuple(map(count_of, found))
 
