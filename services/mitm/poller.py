@@ -149,10 +149,9 @@ class Poller:
         """Take the steps of the passages, and return what else is ready."""
         passages = self._passages
         others, coming = [], []
-        for each in ready:
-            descriptor, events = each
+        for descriptor, events in ready:
             if events != READ or descriptor not in passages:
-                others.append(each)
+                others.append((descriptor, events))
                 continue
             receive, pass_on = passages[descriptor]
             try:
