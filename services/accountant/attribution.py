@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from services.events.exchange import UsageMembers
 from services.events.lifecycle import LanguageServerState
 from services.events.turn import TurnAccepted, TurnDone, TurnFailed
-from services.ledger.entry import Series
+from services.ledger.entry import CallNames, UsageEntry, VerbatimUsage, attributed, call_names
 
 # A language server tidies up after a turn (titles, summaries) with calls of its own.
 GRACE_S = 2.0
@@ -40,7 +40,7 @@ class Attribution:
     """What is known of turns and of the language server."""
 
     def __init__(self) -> None:
-        self._label_of_uid: dict[int, str] = {}
+        self._label_of_uid: dict[int | None, str] = {}
         self._turns: OrderedDict[str, _Turn] = OrderedDict()
         self._labels_of_turns: set[str] = set()
 
@@ -62,16 +62,24 @@ class Attribution:
         label, uid = client["label"], client["uid"]
         if label is None and uid is not None:
             label = self._label_of_uid.get(uid)
-        turn_id = record["turn_id"] or (self._turn_of(record, label) if label is not None and self._turns else None)
+        turn_id = record["turn_id"]
+        if not turn_id:
+            call = CallNames(record["response_id"], record["conversation_id"], record["timing"]["started_at"])
+            turn_id = self._turn_of(label, call) if label in self._labels_of_turns else None
         if label == client["label"] and turn_id == record["turn_id"]:
             return record
         return {**record, "client": {**client, "label": label}, "turn_id": turn_id}
 
-    def adds_nothing(self, series: Series) -> bool:
-        """Say that `attribute` leaves all records of a series as they are that have a label or none, and no turn."""
-        if series.label is None:
-            return series.uid not in self._label_of_uid
-        return series.label not in self._labels_of_turns
+    def attribute_verbatim(self, entry: UsageEntry, record: VerbatimUsage) -> UsageEntry:
+        """Return the entry as `attribute` would have it, of a record that was not parsed and has no turn."""
+        series = entry.series
+        label = series.label
+        if label is None:
+            label = self._label_of_uid.get(series.uid)
+        turn_id = self._turn_of(label, call_names(record)) if label in self._labels_of_turns else None
+        if label == series.label and turn_id is None:
+            return entry
+        return attributed(entry, label, turn_id)
 
     def _accept(self, event: TurnAccepted) -> None:
         started_at = _moment(event.at)
@@ -96,16 +104,14 @@ class Attribution:
             turn.response_ids = frozenset(event.response_ids)
             turn.conversation_id = turn.conversation_id or event.conversation_id
 
-    def _turn_of(self, record: UsageMembers, label: str) -> str | None:
+    def _turn_of(self, label: str | None, call: CallNames) -> str | None:
         turns = {turn_id: turn for turn_id, turn in self._turns.items() if turn.label == label}
-        if not turns:
-            return None
-        response_id, conversation_id = record["response_id"], record["conversation_id"]
+        response_id, conversation_id, started = call
         if response_id is not None:
             for turn_id, turn in turns.items():
                 if response_id in turn.response_ids:
                     return turn_id
-        started_at = _moment(record["timing"]["started_at"])
+        started_at = _moment(started)
         if started_at is None:
             return None
         under_way = {turn_id: turn for turn_id, turn in turns.items() if turn.is_under_way_at(started_at)}

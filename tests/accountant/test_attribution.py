@@ -2,19 +2,22 @@
 
 from datetime import UTC, datetime, timedelta
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.accountant.attribution import TURNS_MAX, Attribution
-from services.events.exchange import Client, Timing, UsageMembers
+from services.events.exchange import Client, Timing, UsageMembers, UsageRecorded
 from services.events.lifecycle import LanguageServerState, ServerState
 from services.events.turn import FailureKind, StopReason, TurnAccepted, TurnDone, TurnFailed
-from services.ledger.entry import usage_entry
+from services.events.verbatim import verbatim
+from services.ledger.entry import VERBATIM_MEMBERS, UsageEntry, VerbatimUsage, usage_entry, verbatim_entry
 from tests.support.records import usage_members
 
 ZERO = datetime(2026, 11, 23, 17, 40, tzinfo=UTC)
 
+VERBATIM = verbatim(UsageRecorded, VERBATIM_MEMBERS)
 LANGUAGE_SERVER = Client(uid=998, label="antigravity")
 
 
@@ -45,6 +48,15 @@ def state(uid: int, way: str = "redirect", label: str = "antigravity") -> Langua
     return LanguageServerState(
         at=at(0), state=ServerState.READY, profile="p", label=label, user="antigravity-ls", uid=uid, way=way
     )
+
+
+def unparsed_entry(record: UsageMembers) -> tuple[UsageEntry, VerbatimUsage]:
+    found = VERBATIM.fullmatch(orjson.dumps(record))
+    assert found is not None
+    unparsed: VerbatimUsage = found.groups()  # type: ignore[assignment]  # its pattern has as many groups
+    entry = verbatim_entry(unparsed)
+    assert entry is not None
+    return entry, unparsed
 
 
 def test_a_redirected_connection_has_the_label_of_its_user() -> None:
@@ -164,24 +176,30 @@ def test_a_turn_that_waited_begins_when_it_is_accepted_again() -> None:
     assert attribution.attribute(record(8, client=Client(label="antigravity")))["turn_id"] == "second"
 
 
-def test_series_that_nothing_is_added_to_are_known_beforehand() -> None:
-    """Their records are not even parsed."""
+def test_a_record_that_nothing_is_added_to_stays_as_it_is() -> None:
+    """Parsed or not."""
     attribution = told(state(998), accepted("t", 0))
     for client in (Client(uid=1000), Client(uid=None), Client(uid=998, label="mine"), Client(uid=998), LANGUAGE_SERVER):
         for second in (-1.0, 0.5):
             untouched = record(second, client=client)
-            series = usage_entry(untouched).series
-            if attribution.adds_nothing(series):
-                assert attribution.attribute(untouched) is untouched
-            else:
-                assert client in (Client(uid=998), LANGUAGE_SERVER)
+            entry, unparsed = unparsed_entry(untouched)
+            adds_nothing = attribution.attribute(untouched) is untouched
+            assert (attribution.attribute_verbatim(entry, unparsed) is entry) == adds_nothing
+            assert adds_nothing == (client != Client(uid=998) and (client != LANGUAGE_SERVER or second < 0))
 
 
-def test_a_label_is_nothing_special_any_more_when_its_turns_are_forgotten() -> None:
-    """Others' turns have taken their place."""
-    series = usage_entry(record(0, client=LANGUAGE_SERVER)).series
-    attribution = told(accepted("t", 0))
-    assert not attribution.adds_nothing(series)
-    for number in range(TURNS_MAX):
-        attribution.hear(accepted(f"other-{number}", 0, label="other"))
-    assert attribution.adds_nothing(series)
+@pytest.mark.parametrize("members", [{}, {"response_id": "r"}, {"conversation_id": "c"}, {"response_id": None}])
+@pytest.mark.parametrize("client", [Client(uid=998), LANGUAGE_SERVER, Client(label="mine"), Client()])
+@pytest.mark.parametrize("second", [-1.0, 0.5, 50.0])
+def test_a_record_that_was_not_parsed_is_attributed_in_the_same_way(
+    client: Client, second: float, members: dict[str, object]
+) -> None:
+    """Whatever is known of it."""
+    attribution = told(
+        state(998),
+        accepted("t", 0, conversation_id="c"),
+        accepted("u", 0, label="mine"),
+        done("t", 10, response_ids=("r",)),
+    )
+    untouched = record(second, client=client, **members)
+    assert attribution.attribute_verbatim(*unparsed_entry(untouched)) == usage_entry(attribution.attribute(untouched))

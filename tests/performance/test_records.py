@@ -43,8 +43,7 @@ def message(first: int) -> bytes:
 
 
 def new_intake() -> Intake:
-    attribution = Attribution()
-    return Intake(attribution.attribute, attribution.adds_nothing, pending_max=10_000)
+    return Intake(Attribution(), pending_max=10_000)
 
 
 def taken(intake: Intake, batches: int, read: Callable[[bytes], dict[str, object]] = read_message) -> None:
