@@ -6,9 +6,10 @@ A record belongs to a turn of its label by conversation id where both have one, 
 else if exactly one turn of that label was under way when its exchange started, or had ended at most `GRACE_S` before.
 """
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, datetime, timedelta
 
 from services.events.exchange import UsageMembers
 from services.events.lifecycle import LanguageServerState
@@ -17,6 +18,7 @@ from services.ledger.entry import CallNames, UsageEntry, VerbatimUsage, attribut
 
 # A language server tidies up after a turn (titles, summaries) with calls of its own.
 GRACE_S = 2.0
+_GRACE = timedelta(seconds=GRACE_S)
 # Turns remembered, and for how long a turn that never ended counts as under way: longer than any turn may take.
 TURNS_MAX = 512
 TURN_AGE_MAX_S = 3600.0
@@ -28,12 +30,12 @@ class _Turn:
     started_at: datetime
     ended_at: datetime | None
     conversation_id: str | None
-    response_ids: frozenset[str]
+    response_ids: tuple[str, ...]
 
     def is_under_way_at(self, at: datetime) -> bool:
         if self.ended_at is None:
             return self.started_at <= at <= self.started_at + timedelta(seconds=TURN_AGE_MAX_S)
-        return self.started_at <= at <= self.ended_at + timedelta(seconds=GRACE_S)
+        return self.started_at <= at <= self.ended_at + _GRACE
 
 
 class Attribution:
@@ -42,6 +44,10 @@ class Attribution:
     def __init__(self) -> None:
         self._label_of_uid: dict[int | None, str] = {}
         self._turns: OrderedDict[str, _Turn] = OrderedDict()
+        # The same again: those that have not ended; those that have, in the order of their ends; whose an answer is.
+        self._going_on: dict[str, None] = {}
+        self._ended: list[tuple[datetime, str]] = []
+        self._turn_of_response: dict[tuple[str | None, str | None], str] = {}
         self._labels_of_turns: set[str] = set()
 
     def hear(self, event: object) -> None:
@@ -90,31 +96,48 @@ class Attribution:
                 known.started_at = max(known.started_at, started_at)
             known.conversation_id = known.conversation_id or event.conversation_id
         elif started_at is not None:
-            self._turns[event.turn_id] = _Turn(event.label, started_at, None, event.conversation_id, frozenset())
+            self._turns[event.turn_id] = _Turn(event.label, started_at, None, event.conversation_id, ())
+            self._going_on[event.turn_id] = None
             if len(self._turns) > TURNS_MAX:
-                self._turns.popitem(last=False)
+                self._forget(*self._turns.popitem(last=False))
             self._labels_of_turns = {turn.label for turn in self._turns.values()}
 
     def _end(self, event: TurnDone | TurnFailed) -> None:
         turn, ended_at = self._turns.get(event.turn_id), _moment(event.at)
         if turn is None or ended_at is None:
             return
-        turn.ended_at = turn.ended_at or ended_at
+        if turn.ended_at is None:
+            turn.ended_at = ended_at
+            del self._going_on[event.turn_id]
+            insort(self._ended, (ended_at, event.turn_id))
         if isinstance(event, TurnDone):
-            turn.response_ids = frozenset(event.response_ids)
+            self._name_responses(event.turn_id, turn, event.response_ids)
             turn.conversation_id = turn.conversation_id or event.conversation_id
 
+    def _name_responses(self, turn_id: str, turn: _Turn, response_ids: tuple[str, ...]) -> None:
+        for each in turn.response_ids:
+            if self._turn_of_response.get((turn.label, each)) == turn_id:
+                del self._turn_of_response[turn.label, each]
+        for each in response_ids:
+            self._turn_of_response.setdefault((turn.label, each), turn_id)
+        turn.response_ids = response_ids
+
+    def _forget(self, turn_id: str, turn: _Turn) -> None:
+        self._name_responses(turn_id, turn, ())
+        if turn.ended_at is None:
+            del self._going_on[turn_id]
+        else:
+            del self._ended[bisect_left(self._ended, (turn.ended_at, turn_id))]
+
     def _turn_of(self, label: str | None, call: CallNames) -> str | None:
-        turns = {turn_id: turn for turn_id, turn in self._turns.items() if turn.label == label}
         response_id, conversation_id, started = call
-        if response_id is not None:
-            for turn_id, turn in turns.items():
-                if response_id in turn.response_ids:
-                    return turn_id
+        named = self._turn_of_response.get((label, response_id))
+        if named is not None:
+            return named
         started_at = _moment(started)
         if started_at is None:
             return None
-        under_way = {turn_id: turn for turn_id, turn in turns.items() if turn.is_under_way_at(started_at)}
+        under_way = self._under_way(label, started_at)
         if conversation_id is not None:
             same = [each for each, turn in under_way.items() if turn.conversation_id == conversation_id]
             if same:
@@ -123,6 +146,13 @@ class Attribution:
             # Turns of other conversations did not cause it.
             under_way = {each: turn for each, turn in under_way.items() if turn.conversation_id is None}
         return self._only(under_way)
+
+    def _under_way(self, label: str | None, at: datetime) -> dict[str, _Turn]:
+        # Of the turns that are over, nearly all were long before.
+        first = bisect_left(self._ended, (at - _GRACE,))
+        names = [*self._going_on, *(turn_id for _, turn_id in self._ended[first:])]
+        turns = {turn_id: self._turns[turn_id] for turn_id in names}
+        return {turn_id: turn for turn_id, turn in turns.items() if turn.label == label and turn.is_under_way_at(at)}
 
     @staticmethod
     def _only(under_way: dict[str, _Turn]) -> str | None:
@@ -137,4 +167,5 @@ def _moment(text: str) -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return moment if moment.tzinfo is not None else None
+    # A time without an offset is no moment, and of the first and last years nothing can be taken and nothing added.
+    return moment if moment.tzinfo is not None and MINYEAR < moment.year < MAXYEAR else None

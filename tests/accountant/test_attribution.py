@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.accountant.attribution import TURNS_MAX, Attribution
@@ -151,7 +151,29 @@ def test_only_so_many_turns_are_remembered() -> None:
     assert attribution.attribute(record(5, client=Client(label="1")))["turn_id"] == "1"
 
 
+def test_what_is_forgotten_is_forgotten_whole() -> None:
+    """An ended turn with its answers, and one that never ended."""
+    attribution = told(
+        accepted("t", 0),
+        done("t", 1, response_ids=("r",)),
+        accepted("u", 0, label="other"),
+        *(accepted(str(number), 0, label="later") for number in range(TURNS_MAX)),
+    )
+    assert attribution.attribute(record(0.5, client=LANGUAGE_SERVER, response_id="r"))["turn_id"] is None
+    assert attribution.attribute(record(0.5, client=Client(label="other")))["turn_id"] is None
+    assert attribution.attribute(record(0.5, client=Client(label="later")))["turn_id"] is None
+
+
+def test_what_a_turn_says_last_of_its_answers_counts() -> None:
+    """Said twice, it is not two turns'."""
+    attribution = told(accepted("t", 0), done("t", 1, response_ids=("r", "s")), done("t", 1, response_ids=("s",)))
+    assert attribution.attribute(record(50, response_id="s"))["turn_id"] == "t"
+    assert attribution.attribute(record(50, response_id="r"))["turn_id"] is None
+
+
 @given(st.text(max_size=30))
+@example("0001-01-01T00:00:00Z")
+@example("9999-12-31T23:59:59Z")
 def test_times_that_are_none_are_passed_over(text: str) -> None:
     """Whoever reaches the bus may say anything."""
     attribution = told(
