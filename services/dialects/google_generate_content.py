@@ -29,6 +29,7 @@ from typing import ClassVar
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
 from services.dialects.counts import (
+    COUNT_MAX,
     MODALITIES,
     anomalies_of,
     count_of,
@@ -55,6 +56,8 @@ COUNT_FIELDS = (
     "cachedContentTokenCount",
     "toolUsePromptTokenCount",
 )
+
+_USUAL_COUNTS = range(COUNT_MAX + 1)
 
 # Where Gemini and Vertex number alike; beyond these they differ, and the number itself is the name.
 FINISH_REASONS = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION", 5: "OTHER"}
@@ -229,7 +232,8 @@ class GenerateContentTally:
 
     def _read_usage(self, usage: dict[str, object]) -> bool:
         # The first test alone nearly always decides.
-        if type(usage.get("totalTokenCount")) is not int and not _has_counts(usage):
+        total = usage.get("totalTokenCount")
+        if (type(total) is not int or total not in _USUAL_COUNTS) and not _has_counts(usage):
             if not self._usage:
                 self._tier = _tier_of(usage) or self._tier
             return False
