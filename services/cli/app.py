@@ -44,7 +44,7 @@ def command(arguments: Sequence[str], environ: Mapping[str, str], now: datetime)
             case "usage":
                 return usage.usage(state.ledger, since=chosen.since, until=chosen.until, as_json=chosen.json)
             case "tail":
-                return tail.tail(settings.accountant.usage_endpoint, as_json=chosen.json, count=chosen.count)
+                return tail.tail(settings.accountant.usage_endpoint, tree, as_json=chosen.json, count=chosen.count)
             case "run":
                 order = Order(
                     program=chosen.program,
