@@ -33,5 +33,15 @@ def described(report: Mapping[str, Any]) -> str:
 
 def _process_line(process: Mapping[str, Any]) -> str:
     life = "alive" if process["is_alive"] else "silent"
-    facts = " ".join(f"{name}={value}" for name, value in (process.get("facts") or {}).items())
+    facts = " ".join(f"{name}={_told(value)}" for name, value in (process.get("facts") or {}).items())
     return f"{process['name']:<12}{life:<8}pid {process['pid']:<8}{facts}".rstrip()
+
+
+def _told(fact: object) -> str:
+    if fact is None or fact == {}:
+        return "-"
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    if isinstance(fact, Mapping):
+        return ",".join(f"{name}:{value}" for name, value in fact.items())
+    return str(fact)
