@@ -74,11 +74,6 @@ class StateDirectory:
         return self.home / "run"
 
     @property
-    def log(self) -> Path:
-        """Log files of the processes."""
-        return self.home / "log"
-
-    @property
     def shared(self) -> Path:
         """Where the trust bundle is published: readable by the language server's user where that was arranged."""
         arranged = _arranged()
@@ -111,7 +106,7 @@ class StateDirectory:
         Raises:
             StateUnusable: Not writable, not ours, or too deep for a socket.
         """
-        for path in (self.home, self.ca, self.journal, self.run, self.log, self.simulator):
+        for path in (self.home, self.ca, self.journal, self.run, self.simulator):
             try:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
