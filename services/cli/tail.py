@@ -9,26 +9,19 @@ import orjson
 from services.bus.addresses import USAGE_TOPIC
 from services.bus.subscriber import Subscriber
 from services.cli.lines import heading, line
-from services.cli.process import ProcessTree, wait_until
-from services.cli.status import HOW_TO_START, NOT_RUNNING
+from services.cli.process import ProcessTree, problem_once_started
+from services.cli.status import NOT_RUNNING, what_to_do
 from services.runtime.settings import loopback_tcp
 
 _CONNECT_TIMEOUT_S = 5.0
-# From supervisord's start to the accountant's topic, on a machine that is busy.
-_START_TIMEOUT_S = 5.0
-_STILL_NOT_THERE = "Wiremeter runs here, but its accountant does not answer; `wiremeter status` tells more"
 
 
 def tail(endpoint: str, tree: ProcessTree, *, as_json: bool, count: int | None) -> int:
     """Print each record of the topic, for ever or until there were `count`; return the exit status."""
     # A subscriber waits for ever for a publisher that is not there, without a word.
-    problem = _problem_with(endpoint)
-    if problem is not None and tree.pid() is not None:
-        wait_until(lambda: _problem_with(endpoint) is None, _START_TIMEOUT_S)
-        problem = _problem_with(endpoint)
+    problem = problem_once_started(tree, lambda: _problem_with(endpoint))
     if problem is not None:
-        what = HOW_TO_START if tree.pid() is None else _STILL_NOT_THERE
-        print(f"{endpoint}: {problem}\n{what}", file=sys.stderr)
+        print(f"{endpoint}: {problem}\n{what_to_do(tree)}", file=sys.stderr)
         return NOT_RUNNING
     if not as_json:
         print(heading(), flush=True)

@@ -1,10 +1,12 @@
 """`wiremeter health`."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.cli.health import described, health
+from services.cli.process import ProcessTree
 from services.cli.upstream import Api
 from tests.support.checkout import free_ports
 
@@ -42,5 +44,5 @@ def test_what_is_missing_comes_last() -> None:
 def test_nobody_there_is_status_3(capsys: pytest.CaptureFixture[str]) -> None:
     """And how to start."""
     (port,) = free_ports(1)
-    assert health(Api(port)) == 3
+    assert health(ProcessTree(Path("/nonexistent")), Api(port)) == 3
     assert "make run" in capsys.readouterr().err

@@ -74,6 +74,6 @@ def test_an_accountant_that_does_not_come_up(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then something is wrong with it, and starting Wiremeter is no help."""
-    monkeypatch.setattr("services.cli.tail._START_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("services.cli.process._START_TIMEOUT_S", 0.0)
     assert tail(free_endpoint(), Tree(), as_json=False, count=None) == 3
-    assert "its accountant does not answer; `wiremeter status` tells more" in capsys.readouterr().err
+    assert "Wiremeter runs here, but not all of it; `wiremeter status` tells more" in capsys.readouterr().err
