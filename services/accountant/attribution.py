@@ -3,7 +3,7 @@ Whose a record is: the language server's label, and the prompt turn that caused 
 
 Told of the language server's state and of turns as lsrunner says them, and of no clock: times are those in the events.
 A record belongs to a turn of its label by conversation id where both have one, by the response ids that the turn named,
-else if exactly one turn of that label was under way when its exchange started, or had ended at most `GRACE_S` before.
+else if exactly one turn of that label was under way when its exchange started, or had ended at most `GRACE` before.
 """
 
 from bisect import bisect_left, insort
@@ -17,11 +17,10 @@ from services.events.turn import TurnAccepted, TurnDone, TurnFailed
 from services.ledger.entry import CallNames, UsageEntry, VerbatimUsage, attributed, call_names
 
 # A language server tidies up after a turn (titles, summaries) with calls of its own.
-GRACE_S = 2.0
-_GRACE = timedelta(seconds=GRACE_S)
+GRACE = timedelta(seconds=2)
 # Turns remembered, and for how long a turn that never ended counts as under way: longer than any turn may take.
 TURNS_MAX = 512
-TURN_AGE_MAX_S = 3600.0
+TURN_AGE_MAX = timedelta(hours=1)
 
 
 @dataclass(slots=True)
@@ -34,8 +33,8 @@ class _Turn:
 
     def is_under_way_at(self, at: datetime) -> bool:
         if self.ended_at is None:
-            return self.started_at <= at <= self.started_at + timedelta(seconds=TURN_AGE_MAX_S)
-        return self.started_at <= at <= self.ended_at + _GRACE
+            return self.started_at <= at <= self.started_at + TURN_AGE_MAX
+        return self.started_at <= at <= self.ended_at + GRACE
 
 
 class Attribution:
@@ -149,10 +148,13 @@ class Attribution:
 
     def _under_way(self, label: str | None, at: datetime) -> dict[str, _Turn]:
         # Of the turns that are over, nearly all were long before.
-        first = bisect_left(self._ended, (at - _GRACE,))
+        first = bisect_left(self._ended, (at - GRACE,))
         names = [*self._going_on, *(turn_id for _, turn_id in self._ended[first:])]
-        turns = {turn_id: self._turns[turn_id] for turn_id in names}
-        return {turn_id: turn for turn_id, turn in turns.items() if turn.label == label and turn.is_under_way_at(at)}
+        return {
+            turn_id: turn
+            for turn_id in names
+            if (turn := self._turns[turn_id]).label == label and turn.is_under_way_at(at)
+        }
 
     @staticmethod
     def _only(under_way: dict[str, _Turn]) -> str | None:
