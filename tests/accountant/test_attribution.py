@@ -1,13 +1,14 @@
 """Whose a record is."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from services.accountant.attribution import TURNS_MAX, Attribution
+from services.accountant.attribution import GRACE, TURNS_MAX, Attribution
 from services.events.exchange import Client, Timing, UsageMembers, UsageRecorded
 from services.events.lifecycle import LanguageServerState, ServerState
 from services.events.turn import FailureKind, StopReason, TurnAccepted, TurnDone, TurnFailed
@@ -225,3 +226,47 @@ def test_a_record_that_was_not_parsed_is_attributed_in_the_same_way(
     )
     untouched = record(second, client=client, **members)
     assert attribution.attribute_verbatim(*unparsed_entry(untouched)) == usage_entry(attribution.attribute(untouched))
+
+
+TOLD = st.one_of(
+    st.builds(accepted, st.sampled_from("tuv"), st.integers(0, 9), label=st.sampled_from("ab")),
+    st.builds(
+        done,
+        st.sampled_from("tuv"),
+        st.integers(0, 9),
+        response_ids=st.lists(st.sampled_from("rs"), max_size=2).map(tuple),
+    ),
+)
+
+
+def turn_by_the_rule(events: list[TurnAccepted | TurnDone], second: float, response_id: str) -> str | None:
+    """Whose a record of label `a` is, by a look at all that was said; turns have no conversations here."""
+    turns: dict[str, dict[str, Any]] = {}
+    for event in events:
+        moment = datetime.fromisoformat(event.at)
+        if isinstance(event, TurnAccepted):
+            turn = turns.setdefault(event.turn_id, {"label": event.label, "began": moment, "ended": None, "named": ()})
+            if turn["ended"] is None:
+                turn["began"] = max(turn["began"], moment)
+        elif event.turn_id in turns:
+            turn = turns[event.turn_id]
+            turn["ended"] = turn["ended"] or moment
+            turn["named"] = event.response_ids
+    ours = {turn_id: turn for turn_id, turn in turns.items() if turn["label"] == "a"}
+    named = [turn_id for turn_id, turn in ours.items() if response_id in turn["named"]]
+    now = ZERO + timedelta(seconds=second)
+    going_on = [each for each, turn in ours.items() if turn["ended"] is None and turn["began"] <= now]
+    over = [each for each, turn in ours.items() if turn["ended"] and turn["began"] <= now <= turn["ended"] + GRACE]
+    candidates = named or going_on or over
+    return candidates[0] if named or len(candidates) == 1 else None
+
+
+@given(st.lists(TOLD, max_size=12), st.floats(0, 13), st.sampled_from("rsx"))
+def test_a_turn_is_found_as_if_all_were_looked_at(
+    events: list[TurnAccepted | TurnDone], second: float, response_id: str
+) -> None:
+    """In whatever order they began, ended, and named their answers."""
+    named = [each for event in events if isinstance(event, TurnDone) for each in event.response_ids]
+    assume(len(named) == len(set(named)))  # no provider gives two turns one answer
+    found = told(*events).attribute(record(second, client=Client(label="a"), response_id=response_id))["turn_id"]
+    assert found == turn_by_the_rule(events, second, response_id)
