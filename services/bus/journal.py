@@ -422,7 +422,7 @@ class Journal:
             os.ftruncate(self._descriptor, self._written)
         except OSError:
             # The torn entry stays and ends this segment; the next one begins where its whole entries end.
-            self._uncut = written
+            self._uncut, self._written = written, self._written + written
             self._leave_segment()
 
     def _leave_segment(self) -> None:

@@ -32,6 +32,7 @@ from orjson import JSONDecodeError, loads
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader, EventReader
 from services.dialects.counts import (
+    COUNT_MAX,
     COUNT_OR_ABSENT,
     MODALITIES,
     anomalies_of,
@@ -60,6 +61,8 @@ COUNT_FIELDS = (
     "cachedContentTokenCount",
     "toolUsePromptTokenCount",
 )
+
+_USUAL_COUNTS = range(COUNT_MAX + 1)
 
 # Where Gemini and Vertex number alike; beyond these they differ, and the number itself is the name.
 FINISH_REASONS = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION", 5: "OTHER"}
@@ -167,7 +170,8 @@ class GenerateContentTally:
                     if answer_member is not None:
                         answer = message[answer_member]
                     usage = answer["usageMetadata"]
-                    if type(usage["totalTokenCount"]) is int and telling_members.isdisjoint(answer):
+                    total = usage["totalTokenCount"]
+                    if type(total) is int and total in _USUAL_COUNTS and telling_members.isdisjoint(answer):
                         for candidate in answer["candidates"]:
                             if "finishReason" in candidate:
                                 break
@@ -273,7 +277,8 @@ class GenerateContentTally:
 
     def _read_usage(self, usage: dict[str, object]) -> bool:
         # The first test alone nearly always decides.
-        if type(usage.get("totalTokenCount")) is not int and not _has_counts(usage):
+        total = usage.get("totalTokenCount")
+        if (type(total) is not int or total not in _USUAL_COUNTS) and not _has_counts(usage):
             if not self._usage:
                 self._tier = _tier_of(usage) or self._tier
             return False

@@ -235,7 +235,7 @@ class Exchange:
             self._observation.broken(aborted_by, reason, now)
             self._observation = None
         if self._socket is not None:
-            self._socket.broken(aborted_by, now)
+            self._socket.broken(aborted_by, reason, now)
             self._socket = None
 
     def refused(self, status: int, error_type: str, reason: str, now: float) -> None:

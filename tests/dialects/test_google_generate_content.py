@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dialects.answer import AnswerReader
+from services.dialects.counts import COUNT_MAX
 from services.dialects.google_generate_content import COUNT_FIELDS, WORTH_LOOKING_BYTES, GenerateContentTally
 from services.dialects.recognise import Call, RequestFacts, counts_said, recognise
 from services.events.usage import Outcome, ResponseUsage
@@ -60,7 +61,15 @@ def test_beside_any_count_a_missing_prompt_or_answer_is_zero(count: str) -> None
 
 
 @pytest.mark.parametrize(
-    "usage", [{}, {"trafficType": "ON_DEMAND"}, {"promptTokenCount": None}, {"promptTokenCount": "9"}]
+    "usage",
+    [
+        {},
+        {"trafficType": "ON_DEMAND"},
+        {"promptTokenCount": None},
+        {"promptTokenCount": "9"},
+        {"totalTokenCount": COUNT_MAX + 1},
+        {"totalTokenCount": -COUNT_MAX - 1, "promptTokenCount": True},
+    ],
 )
 def test_usage_without_counts_is_none(usage: dict[str, object]) -> None:
     record = record_of_messages({"usageMetadata": {"totalTokenCount": 3}}, {"usageMetadata": usage})
