@@ -15,8 +15,9 @@ from orjson import JSONDecodeError, loads
 
 from services.events.usage import Counts
 
-# JSON numbers beyond this lose digits in other people's parsers, and no response ever used as many tokens.
-COUNT_MAX = 2**53
+# Ten billion tokens: no response ever used as many, and a hundred such numbers added up are still a count to the ledger
+# (services.ledger.entry), which refuses records with anything larger. Costs and credits have the same bound.
+COUNT_MAX = 10**10
 COUNT_OR_ABSENT = frozenset((int, type(None)))
 
 # Half of a pair, written as an escape. A provider that cuts its answer into tokens may cut a character in two.
@@ -108,7 +109,8 @@ def objects_of(value: object) -> list[dict[str, object]]:
 
 def cost_of(value: object) -> int | float | None:
     """Return a cost where it is a number; Perplexity's is an object of several."""
-    return value if type(value) is int or type(value) is float else None
+    is_number = type(value) is int or type(value) is float
+    return value if is_number and -COUNT_MAX <= value <= COUNT_MAX else None  # type: ignore[operator,return-value]
 
 
 def without_absent(counts: Mapping[str, int | float | None]) -> dict[str, int | float]:

@@ -19,7 +19,7 @@ import math
 import re
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
-from services.dialects.counts import name_of, object_of, objects_of
+from services.dialects.counts import COUNT_MAX, name_of, object_of, objects_of
 from services.dialects.dialect import Call, CallKind, Dialect, Endpoint, RequestFacts, RequestReader, ResponseReader
 from services.dialects.google_generate_content import OPERATION, GenerateContentTally, counts_from
 from services.dialects.request_body import MODEL, Members, RequestBodyReader
@@ -104,13 +104,13 @@ class CloudCodeTally(GenerateContentTally):
 
 
 def _amount_of(entry: dict[str, object]) -> int | float | None:
-    """Return the amount of one entry: whole as int, and nothing that is not a finite number."""
+    """Return the amount of one entry: whole as int, and nothing that is no number or as large as no amount is."""
     amount = entry.get("creditAmount")
     try:
         number = float(amount) if type(amount) in (str, int, float) else math.nan  # type: ignore[arg-type]
     except (ValueError, OverflowError):
         return None
-    if not math.isfinite(number):
+    if not -COUNT_MAX <= number <= COUNT_MAX:
         return None
     return int(number) if number.is_integer() else number
 
