@@ -23,7 +23,13 @@ from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import Wiring
 from services.runtime.environment import ClientName, client_name
 from services.runtime.settings import split_address
-from services.wire.client_hello import HANDSHAKE_RECORD, ClientHello, ClientHelloInvalid, ClientHelloReader
+from services.wire.client_hello import (
+    HANDSHAKE_RECORD,
+    ClientHello,
+    ClientHelloInvalid,
+    ClientHelloReader,
+    read_whole_hello,
+)
 from services.wire.http1 import HttpInvalid, RequestHead, read_request_head
 from services.wire.http2_parts import ALPN as HTTP2
 
@@ -58,6 +64,13 @@ class _Phase(Enum):
     DIAL = "awaiting the tunnel's other end"
     LINGER = "awaiting the client's end"
     OVER = "over"
+
+
+# Those of every connection: an attribute of an Enum takes Python 3.11 as long as twenty names of the module.
+_FIRST_BYTES = _Phase.FIRST_BYTES
+_HELLO = _Phase.HELLO
+_HANDSHAKE = _Phase.HANDSHAKE
+_OVER = _Phase.OVER
 
 
 class ConnectionPeer:
@@ -131,9 +144,9 @@ class Arrival:
         self._original = original
         self._wiring = wiring
         self._arrivals = arrivals
-        self._phase = _Phase.FIRST_BYTES
-        self._received = bytearray()
-        self._hello = ClientHelloReader()
+        self._phase = _FIRST_BYTES
+        self._received = b""
+        self._hello: ClientHelloReader | None = None  # for one that does not come as a whole
         self._connect: Address | None = None
         self._established = False
         self._route: Route | None = None
@@ -152,24 +165,24 @@ class Arrival:
         self._on_readable()
 
     def _on_readable(self) -> None:
-        if self._phase is _Phase.HANDSHAKE:
+        phase = self._phase
+        if phase is _HANDSHAKE:
             self._on_handshake()
             return
         size = self._stream.receive()
-        if size == NOTHING_YET:
-            return
-        if size < 0:
-            self._end()
+        if size <= 0:
+            if size != NOTHING_YET:
+                self._end()
             return
         data = bytes(self._wiring.scratch.plain_view[:size])
-        if self._phase is _Phase.FIRST_BYTES:
+        if phase is _FIRST_BYTES:
             self._take_first_bytes(data)
-        elif self._phase is _Phase.HELLO:
+        elif phase is _HELLO:
             self._take_hello(data)
 
     def _take_first_bytes(self, data: bytes) -> None:
         if not self._received and data[0] == HANDSHAKE_RECORD:
-            self._phase = _Phase.HELLO
+            self._phase = _HELLO
             self._take_hello(data)
             return
         if not self._received and not data[:1].isalpha():
@@ -182,8 +195,8 @@ class Arrival:
         elif (end + 4 if end >= 0 else len(self._received)) > CONNECT_HEAD_BYTES_MAX:
             self._refuse(431, f"request head of {len(self._received)} bytes exceeds {CONNECT_HEAD_BYTES_MAX}")
         elif end >= 0:
-            head, rest = bytes(self._received[: end + 4]), bytes(self._received[end + 4 :])
-            self._received.clear()
+            head, rest = self._received[: end + 4], self._received[end + 4 :]
+            self._received = b""
             self._take_request(head, rest)
 
     def _take_request(self, head: bytes, rest: bytes) -> None:
@@ -209,7 +222,7 @@ class Arrival:
         if target[0] in self._wiring.hosts or _is_ip_address(target[0]):
             self._stream.send(_ESTABLISHED)
             self._established = True
-            self._phase = _Phase.HELLO
+            self._phase = _HELLO
             self.deadline = self._wiring.poller.now + self._wiring.limits.client_hello_timeout_s
             if rest:
                 self._take_hello(rest)
@@ -218,14 +231,16 @@ class Arrival:
             self._tunnel(Route(host=target[0], port=target[1]))
 
     def _take_hello(self, data: bytes) -> None:
-        is_first = not self._received
-        self._received += data
-        if is_first and data[0] != HANDSHAKE_RECORD and self._connect is not None:
+        received, self._received = self._received, self._received + data
+        if self._connect is not None and not received and data[0] != HANDSHAKE_RECORD:
             # Behind a CONNECT anything may be spoken; only TLS is ours to look at.
             self._tunnel(self._route_to(self._connect[0]))
             return
         try:
-            hello = self._hello.feed(data)
+            hello = None if received else read_whole_hello(data)
+            if hello is None:
+                self._hello = self._hello or ClientHelloReader()
+                hello = self._hello.feed(data)
         except ClientHelloInvalid as error:
             self._refuse_tls(_DECODE_ERROR, str(error))
             return
@@ -292,10 +307,10 @@ class Arrival:
         assert self._route is not None
         self._http2 = http2
         self._arrivals.server_context_for(self._stream, self._route.host, http2=http2)
-        self._phase = _Phase.HANDSHAKE
+        self._phase = _HANDSHAKE
         self.deadline = self._wiring.poller.now + self._wiring.limits.handshake_timeout_s
-        self._stream.feed_tls(bytes(self._received))
-        self._received.clear()
+        self._stream.feed_tls(self._received)
+        self._received = b""
         self._shake_hands()
 
     def _on_handshake(self) -> None:
@@ -316,7 +331,7 @@ class Arrival:
         except TlsFailed as error:
             self._handshake_failed(self._route.host, str(error))
             return
-        self._phase = _Phase.OVER
+        self._phase = _OVER
         upstream, self._upstream = self._upstream, None
         relay = self._relay(self._route, upstream)
         self._arrivals.arrival_became(self, relay)
@@ -355,7 +370,7 @@ class Arrival:
         assert self._route is not None
         if self._connect is not None and not self._established:
             self._stream.send(_ESTABLISHED)
-        self._phase = _Phase.OVER
+        self._phase = _OVER
         poller = self._wiring.poller
         started, host = poller.now, self._route.host
         peer, parts, arrivals = self._peer, self._wiring.observer_parts, self._arrivals
@@ -375,7 +390,7 @@ class Arrival:
         )
         self._arrivals.arrival_became(self, tunnel)
         if self._received:
-            tunnel.send_up(bytes(self._received))
+            tunnel.send_up(self._received)
         self._stream.resume()
         return True
 
@@ -387,7 +402,7 @@ class Arrival:
             return
         self._wiring.logs.warning("tunnel.failed", reason=str(failure))
         if self._connect is not None and not self._established:
-            self._phase = _Phase.FIRST_BYTES
+            self._phase = _FIRST_BYTES
             self._refuse(504 if failure.kind == "timeout" else 502, str(failure), f"upstream_{failure.kind}")
         else:
             # A client that dialled the address itself sees what it would have seen: no connection.
@@ -420,8 +435,8 @@ class Arrival:
         if self._upstream is not None:
             self._wiring.pool.discard(self._upstream)
             self._upstream = None
-        if self._phase is not _Phase.OVER:
-            self._phase = _Phase.OVER
+        if self._phase is not _OVER:
+            self._phase = _OVER
             self._arrivals.arrival_became(self, None)
 
     def expire(self) -> None:
