@@ -8,6 +8,7 @@ through unopened to where the client wanted to go. What is neither TLS nor CONNE
 import base64
 import binascii
 import ipaddress
+import ssl
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
@@ -112,8 +113,8 @@ class Arrivals(Protocol):
     def client_spoke(self, host: str) -> None:
         """A client has made a request, so that it trusts us."""
 
-    def server_context_for(self, stream: Stream, host: str, *, http2: bool) -> None:
-        """Put the server side of TLS on the stream, with a leaf for `host` and the protocol."""
+    def server_context_for(self, host: str, http2: bool) -> ssl.SSLContext:
+        """Return a context with a leaf for `host` and the protocol."""
 
 
 class Arrival:
@@ -153,18 +154,15 @@ class Arrival:
         self._http2 = False
         self._upstream: Stream | None = None
         self.deadline = wiring.poller.now + wiring.limits.client_hello_timeout_s
-        stream.watch(self._on_readable, on_failed=self.fail)
+        stream.watch(self.on_readable, on_failed=self.fail)
 
     def __repr__(self) -> str:
         return f"<Arrival {self._phase.value}>"
 
     # -- the first bytes ---------------------------------------------------
 
-    def receive_early(self) -> None:
-        """Take what has come while we asked who it is: clients speak first, and many have by now."""
-        self._on_readable()
-
-    def _on_readable(self) -> None:
+    def on_readable(self) -> None:
+        """Take what has come."""
         phase = self._phase
         if phase is _HANDSHAKE:
             self._on_handshake()
@@ -306,11 +304,11 @@ class Arrival:
     def _intercept(self, *, http2: bool) -> None:
         assert self._route is not None
         self._http2 = http2
-        self._arrivals.server_context_for(self._stream, self._route.host, http2=http2)
+        context = self._arrivals.server_context_for(self._route.host, http2)
+        self._stream.start_tls(context, server_side=True, received=self._received)
+        self._received = b""
         self._phase = _HANDSHAKE
         self.deadline = self._wiring.poller.now + self._wiring.limits.handshake_timeout_s
-        self._stream.feed_tls(self._received)
-        self._received = b""
         self._shake_hands()
 
     def _on_handshake(self) -> None:

@@ -160,7 +160,8 @@ class Server:
         arrival = Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self)
         self._live.add(arrival)
         self._start_ticking()
-        self._guarded(arrival, arrival.receive_early)
+        # Clients speak first, and many have while we asked who it is.
+        self._guarded(arrival, arrival.on_readable)
 
     def _admits(self, uid: int) -> bool:
         # Looked up when needed: the language server's user may be made while we run.
@@ -200,9 +201,9 @@ class Server:
         """See `Arrivals`."""
         self._silent.pop(host, None)
 
-    def server_context_for(self, stream: Stream, host: str, *, http2: bool) -> None:
+    def server_context_for(self, host: str, http2: bool) -> ssl.SSLContext:
         """See `Arrivals`."""
-        stream.start_tls(self._server_context(host, http2), server_side=True)
+        return self._server_context(host, http2)
 
     # -- dialling ----------------------------------------------------------
 

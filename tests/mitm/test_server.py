@@ -254,11 +254,11 @@ def test_a_bug_in_the_first_look_at_a_connection_ends_that_connection(
 ) -> None:
     """It is one connection's step, although it is taken where connections are accepted."""
 
-    def receive_early(self: object) -> None:
+    def on_readable(self: object) -> None:
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as broken:
-        broken.setattr("services.mitm.arrival.Arrival.receive_early", receive_early)
+        broken.setattr("services.mitm.arrival.Arrival.on_readable", on_readable)
         assert refused_at_once(proxy)
     [line] = proxy.logged("step.failed")
     proxy._sink.lines.remove(line)

@@ -203,7 +203,7 @@ def test_nothing_is_decrypted_where_nothing_has_come(bench: Bench) -> None:
     client = bench.shake_hands()
     assert bench.stream.receive_decrypted() == NOTHING_YET
     client.tls.write(b"early")
-    bench.stream.feed_tls(client._outgoing.read())
+    bench.stream._incoming.write(client._outgoing.read())
     assert bench.stream.receive_decrypted() == 5
     assert bench.scratch.plain[:5] == b"early"
 
