@@ -8,7 +8,6 @@ through unopened to where the client wanted to go. What is neither TLS nor CONNE
 import base64
 import binascii
 import ipaddress
-import ssl
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
@@ -113,8 +112,8 @@ class Arrivals(Protocol):
     def client_spoke(self, host: str) -> None:
         """A client has made a request, so that it trusts us."""
 
-    def server_context_for(self, host: str, http2: bool) -> ssl.SSLContext:
-        """Return a context with a leaf for `host` and the protocol."""
+    def start_tls(self, stream: Stream, host: str, http2: bool, received: bytes) -> None:
+        """Put the server side of TLS on the stream, with a leaf for `host` and the protocol; see `Stream.start_tls`."""
 
 
 class Arrival:
@@ -304,8 +303,7 @@ class Arrival:
     def _intercept(self, *, http2: bool) -> None:
         assert self._route is not None
         self._http2 = http2
-        context = self._arrivals.server_context_for(self._route.host, http2)
-        self._stream.start_tls(context, server_side=True, received=self._received)
+        self._arrivals.start_tls(self._stream, self._route.host, http2, self._received)
         self._received = b""
         self._phase = _HANDSHAKE
         self.deadline = self._wiring.poller.now + self._wiring.limits.handshake_timeout_s

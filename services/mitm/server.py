@@ -201,9 +201,9 @@ class Server:
         """See `Arrivals`."""
         self._silent.pop(host, None)
 
-    def server_context_for(self, host: str, http2: bool) -> ssl.SSLContext:
+    def start_tls(self, stream: Stream, host: str, http2: bool, received: bytes) -> None:
         """See `Arrivals`."""
-        return self._server_context(host, http2)
+        stream.start_tls(self._server_context(host, http2), server_side=True, received=received)
 
     # -- dialling ----------------------------------------------------------
 
