@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 # A proxy's request head has an address and credentials, nothing more.
 CONNECT_HEAD_BYTES_MAX = 16 * 1024
 _HTTPS_PORT = 443
-# Most connections go where others have gone.
-_route = lru_cache(maxsize=256)(Route)
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 # RFC 8446 §6.2
 _DECODE_ERROR = 50
@@ -71,6 +69,12 @@ _FIRST_BYTES = _Phase.FIRST_BYTES
 _HELLO = _Phase.HELLO
 _HANDSHAKE = _Phase.HANDSHAKE
 _OVER = _Phase.OVER
+
+
+@lru_cache(maxsize=256)
+def _route(host: str, port: int, original: Address | None) -> Route:
+    """Most connections go where others have gone."""
+    return Route(host=host, port=port, original=original)
 
 
 class ConnectionPeer:
@@ -253,13 +257,14 @@ class Arrival:
             self._end()
             return
         listed = name is not None and name in self._wiring.hosts
-        has_http1 = not hello.protocols or "http/1.1" in hello.protocols
-        if name is not None and listed and (has_http1 or HTTP2 in hello.protocols):
-            self._route = self._route_to(name)
-            if has_http1 and HTTP2 in hello.protocols and self._wiring.limits.http2 == "prefer":
+        offered = hello.protocols
+        has_http1, has_http2 = not offered or "http/1.1" in offered, HTTP2 in offered
+        if name is not None and listed and (has_http1 or has_http2):
+            self._route = route = self._route_to(name)
+            if has_http1 and has_http2 and self._wiring.limits.http2 == "prefer":
                 self._choose()
             else:
-                self._intercept(http2=not has_http1)
+                self._intercept(route, not has_http1)
             return
         if listed:
             self._wiring.logs.warning("connection.unread", host=name, reason=f"the client offers {hello.protocols}")
@@ -277,9 +282,9 @@ class Arrival:
     def _route_to(self, host: str) -> Route:
         if self._connect is not None:
             literal = self._connect if _is_ip_address(self._connect[0]) else None
-            return _route(host=host, port=self._connect[1], original=literal)
-        port = self._original[1] if self._original else _HTTPS_PORT
-        return _route(host=host, port=port, original=self._original)
+            return _route(host, self._connect[1], literal)
+        original = self._original
+        return _route(host, original[1] if original else _HTTPS_PORT, original)
 
     def _choose(self) -> None:
         """Ask the provider first: only what it speaks can be passed on."""
@@ -298,12 +303,11 @@ class Arrival:
             self._upstream = upstream
         elif upstream is not None:
             self._wiring.pool.put(self._route, upstream)
-        self._intercept(http2=is_http2)
+        self._intercept(self._route, is_http2)
 
-    def _intercept(self, *, http2: bool) -> None:
-        assert self._route is not None
+    def _intercept(self, route: Route, http2: bool) -> None:
         self._http2 = http2
-        self._arrivals.start_tls(self._stream, self._route.host, http2, self._received)
+        self._arrivals.start_tls(self._stream, route.host, http2, self._received)
         self._received = b""
         self._phase = _HANDSHAKE
         self.deadline = self._wiring.poller.now + self._wiring.limits.handshake_timeout_s

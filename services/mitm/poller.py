@@ -43,7 +43,6 @@ class Poller:
         "_epoll",
         "_failures",
         "_handlers",
-        "_is_awake",
         "_logs",
         "_loop",
         "_passages",
@@ -64,7 +63,6 @@ class Poller:
         self.read_by: Callable[[int, Callable[[], None]], None] = self._readers.__setitem__
         self._failures: dict[int, Callable[[], None]] = {}
         self._closing: list[socket.SocketType] = []
-        self._is_awake = False
         # Monotonic seconds, read once per wake-up.
         self.now = monotonic()
         self.convoy = convoy or Convoy()
@@ -114,7 +112,7 @@ class Poller:
     def close_socket(self, sock: socket.SocketType) -> None:
         """Close a socket at the end of the wake-up, so that no event in hand can meet a new owner of its number."""
         self._drop_handlers(sock.fileno())  # and the kernel forgets a socket that is closed
-        if not self._closing and not self._is_awake:
+        if not self._closing and not self.convoy.is_open:
             self._loop.call_soon(self._close_sockets)
         self._closing.append(sock)
 
@@ -132,12 +130,10 @@ class Poller:
         self.now = monotonic()
         ready = self._epoll.poll(0, _BATCH)
         self.convoy.open()
-        self._is_awake = True
         try:
             self._handle(ready)
         finally:
             self.convoy.close()
-            self._is_awake = False
             if self._closing:
                 self._close_sockets()
 
