@@ -1,11 +1,14 @@
 """What mitm does to know a new connection, counted: calls and system calls. It stays what it is."""
 
 import os
+import select
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +16,16 @@ from services.mitm.peer import Address, PeerDirectory
 from services.mitm.server import SocketName, _accepted, original_address
 from services.wire.client_hello import ClientHello, _layouts, read_whole_hello
 from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
+from tests.support.mitm import Mitm, mitm
+from tests.support.raw_upstream import DOMAIN
 
 # Python's and built-in calls for a hello of a dozen extensions, and for who has made a connection.
 HELLO_CALLS = 6
 OWNER_CALLS = 12
 CLIENT_CALLS = 15
+# For a connection that begins, up to our half of the handshake, and for one whose client has said that it ends.
+ARRIVAL_CALLS = 78
+LEAVING_CALLS = 47
 # Connections that one client has at once.
 CROWD = 8
 
@@ -135,3 +143,57 @@ def test_connections_that_stay_are_not_looked_at_for_ever(directory: PeerDirecto
                 counts.append(system_calls_of(lambda owner=owner: directory.client_of(owner)))
         assert counts[1] == {"fstat": 1, "readlink": CROWD + 2}
         assert counts[-1] == {"fstat": 1, "readlink": 3}
+
+
+class Visitor:
+    """A client that goes on when it is told to; a wake-up of mitm's is then a call, and counted."""
+
+    def __init__(self, proxy: Mitm, host: str) -> None:
+        self._proxy = proxy
+        self._sock = proxy.dial()
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = proxy.context().wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+
+    def say_hello(self) -> None:
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self._sock.sendall(self._outgoing.read())
+
+    def answer(self) -> None:
+        self._incoming.write(self._sock.recv(65536))
+        self._tls.do_handshake()
+        self._sock.sendall(self._outgoing.read())
+
+    def leave(self) -> None:
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self._sock.sendall(self._outgoing.read())
+        self._sock.close()
+
+
+def test_a_connection_takes_as_many_calls_as_ever(tmp_path: Path) -> None:
+    """From its first byte to its last, beside what it is used for."""
+    with mitm(tmp_path) as proxy:
+        descriptor = proxy.poller._epoll.fileno()
+        proxy.call(lambda: proxy.loop.remove_reader(descriptor))
+
+        def wake_up(how: Callable[[Callable[[], None]], Any]) -> Any:
+            assert select.select([descriptor], [], [], 10)[0]
+            return proxy.call(lambda: how(proxy.poller._dispatch))
+
+        arrivals, leavings = [], []
+        for how in (calls_of, calls_of, system_calls_of):
+            visitor = Visitor(proxy, f"a.{DOMAIN}")
+            visitor.say_hello()
+            arrivals.append(wake_up(how))
+            visitor.answer()
+            wake_up(how)
+            visitor.leave()
+            leavings.append(wake_up(how))
+        proxy.call(lambda: proxy.loop.add_reader(descriptor, proxy.poller._dispatch))
+    assert is_as_ever(arrivals[1], ARRIVAL_CALLS)
+    assert is_as_ever(leavings[1], LEAVING_CALLS)
+    # Two are sent and received: whose the connection is, and the two hellos. (A socket's number is no system call.)
+    once = ("poll", "_accept", "setblocking", "getsockopt", "register", "fileno")
+    assert arrivals[2] == dict.fromkeys(once, 1) | {"send": 2, "recv_into": 2}
+    assert leavings[2] == dict.fromkeys(("poll", "recv_into", "send", "close", "fileno"), 1)
