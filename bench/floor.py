@@ -7,7 +7,8 @@ The least that a proxy in Python can cost: TLS on both sides, bytes passed on, a
 Runs beside others as `bench/beside.py` does, for comparison: what mitm takes above it is what mitm does more. No proxy
 to use: it has no limits, one fixed certificate, and knows a response's end by its last bytes.
 
---write  Append an entry of the journal's size to a file before each piece of a response goes on.
+--write  Append an entry of the journal's size for each piece of a response to a file, with one write for all that a
+         wake-up brings, before any of it goes on.
 --parse  Parse the event in each piece, and take the counts out of it.
 """
 
@@ -44,6 +45,8 @@ class Floor:
         self.shown.num_tickets = 0
         self.trusting = ssl.create_default_context(cafile=arguments.trust)
         self.pool: list[End] = []
+        self.noted: list[bytes] = []
+        self.leaving: list[tuple[Callable[[bytes], int], bytes]] = []
         self.entries = tempfile.TemporaryFile(buffering=0)
         self.listening = socket.create_server(("127.0.0.1", arguments.listen), backlog=4096)
         self.listening.setblocking(False)
@@ -63,6 +66,12 @@ class Floor:
                     pass
                 except OSError:  # of the socket or of TLS
                     self.ends[descriptor].close()
+            if self.noted:
+                os.write(self.entries.fileno(), b"".join(self.noted))
+                self.noted.clear()
+            for send, data in self.leaving:
+                send(data)  # nobody is so slow here that it would not take it
+            self.leaving.clear()
 
     def accept(self) -> None:
         while True:  # until BlockingIOError
@@ -151,7 +160,10 @@ class End:
 
     def send(self, data: memoryview | bytearray) -> None:
         self.write(data)
-        self.sock.send(self.outgoing.read())
+        if self.floor.arguments.write:
+            self.floor.leaving.append((self.sock.send, self.outgoing.read()))
+        else:
+            self.sock.send(self.outgoing.read())
 
     def on_request(self) -> None:
         self.take_request(self.receive())
@@ -194,7 +206,7 @@ class End:
             total = usage["promptTokenCount"] + usage["candidatesTokenCount"] + usage["thoughtsTokenCount"]
         if self.floor.arguments.write:
             entry = b'{"usage":{"input_tokens":%d,"output_tokens":%d,"total_tokens":%d}}' % (total, total, total)
-            os.write(self.floor.entries.fileno(), pack("<II", len(entry), crc32(entry)) + entry)
+            self.floor.noted.append(pack("<II", len(entry), crc32(entry)) + entry)
 
 
 def main() -> None:

@@ -826,7 +826,7 @@ status_listener() {
 	! grep -qE ": (0100007F|0{8}):$hexadecimal 0{8}:0000 0A" /proc/net/tcp 2>/dev/null || listening="IPv4"
 	! grep -qE ": (0{24}01000000|0{32}):$hexadecimal 0{32}:0000 0A" /proc/net/tcp6 2>/dev/null ||
 		listening="$listening${listening:+ and }IPv6"
-	report info listener "port $port: ${listening:-nothing} listens"
+	report info listener "listening on port $port: ${listening:-nothing}"
 }
 
 main "$@"

@@ -62,7 +62,7 @@ async def accountant(process: Process) -> None:
         parts.callback(turns.close)
         ingest = Ingest(
             ledger=config.ledger,
-            intake=Intake(attribution.attribute, attribution.adds_nothing, pending_max=_PENDING_RECORDS_MAX),
+            intake=Intake(attribution, pending_max=_PENDING_RECORDS_MAX),
             exchanges=exchanges,
             marks=marks,
             usage=usage,

@@ -5,13 +5,14 @@ Two numbers per source: what is committed, and what has been taken on top and wa
 failed both are what the ledger says, and the publishers send again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count, repeat
 from typing import Any
 
+from services.accountant.attribution import Attribution
 from services.bus.delivery import RECORD_END, SEQ_MAX, ExchangeBatch, HeldEpoch, LeftBehind, read_batch
 from services.events.codec import EventInvalid, checked, decode
-from services.events.exchange import ExchangeCounted, UsageMembers, UsageRecorded
+from services.events.exchange import ExchangeCounted, UsageRecorded
 from services.events.verbatim import verbatim
 from services.ledger.entry import (
     VERBATIM_BYTES_BESIDE,
@@ -21,17 +22,15 @@ from services.ledger.entry import (
     EntryInvalid,
     GapEntry,
     RefusedEntry,
-    Series,
     Source,
     Superseding,
     exchange_entry,
+    has_turn,
     record_from,
     usage_entry,
     verbatim_entry,
 )
 
-Attribute = Callable[[UsageMembers], UsageMembers]
-AddsNothing = Callable[[Series], bool]
 _VERBATIM = verbatim(UsageRecorded, VERBATIM_MEMBERS, after=RECORD_END)
 
 
@@ -53,8 +52,7 @@ class Intake:
     Takes batches in any order and any number of times, hands out arrivals in order, each once.
 
     Args:
-        attribute: Says whose a record is.
-        adds_nothing: Says of a series that `attribute` leaves its records as they are: those need not be parsed.
+        attribution: Says whose a record is.
 
     Attributes:
         pending: Taken and not yet handed out.
@@ -62,11 +60,8 @@ class Intake:
         gone: Records that their publishers no longer held, since the start.
     """
 
-    def __init__(
-        self, attribute: Attribute, adds_nothing: AddsNothing = lambda series: False, *, pending_max: int
-    ) -> None:
-        self._attribute = attribute
-        self._adds_nothing = adds_nothing
+    def __init__(self, attribution: Attribution, *, pending_max: int) -> None:
+        self._attribution = attribution
         self._pending_max = pending_max
         self._committed: dict[Source, int] = {}
         self._taken: dict[Source, int] = {}
@@ -121,9 +116,9 @@ class Intake:
 
     def _entry_of(self, record: object) -> Entry:
         if isinstance(record, tuple):
-            entry = verbatim_entry(record)
-            if entry is not None and record[-1] == b"null" and self._adds_nothing(entry.series):
-                return entry
+            entry = None if has_turn(record) else verbatim_entry(record)
+            if entry is not None:
+                return self._attribution.attribute_verbatim(entry, record)
             record = record_from(record)
         try:
             if not isinstance(record, dict):
@@ -131,7 +126,7 @@ class Intake:
             if record.get("schema") == ExchangeCounted.SCHEMA:
                 return exchange_entry(decode(ExchangeCounted, record))
             members: Any = checked(UsageRecorded, record)
-            return usage_entry(self._attribute(members))
+            return usage_entry(self._attribution.attribute(members))
         except EntryInvalid as error:
             reason = str(error)
         except EventInvalid as error:

@@ -1,10 +1,23 @@
 """What a journal remembers of an exchange that is not over."""
 
-from services.bus.segment import EntryKind, encode_single, entry_head, part_of_single
+from collections.abc import Callable
+from typing import Protocol
+from zlib import crc32
+
+from services.bus.segment import EntryKind, encode_single, entry_head, pack_sums, part_of_single, single_prefix
 from services.bus.store import unfinished_record
 
 # Parts that are kept before they are merged: parsing JSON is dear beside an append.
 _PARTS_MAX = 16
+
+
+class Holder(Protocol):
+    """Who writes what is held; services.bus.journal is one."""
+
+    is_holding: bool
+
+    def write_held(self) -> None:
+        """Write it now."""
 
 
 class Draft:
@@ -40,6 +53,22 @@ class Draft:
         self._entries.append(entry)
         if len(self._entries) > _PARTS_MAX:
             self._entries = [encode_single(self.progress_head, self.record())]
+
+    def repeater(self, hold: Callable[[bytes], None], holder: Holder) -> Callable[[bytes], None]:
+        """Return what takes progress of the same members each time, mostly of one size, and gives entries to `hold`."""
+        head, part_bytes, prefix, prefix_sum, length = self.progress_head, -1, b"", 0, 0
+
+        def repeat(members: bytes) -> None:
+            nonlocal part_bytes, prefix, prefix_sum, length
+            if len(members) != part_bytes:
+                part_bytes = len(members)
+                prefix, prefix_sum, length = single_prefix(head, part_bytes)
+            self.repeated = entry = pack_sums(length, crc32(members, prefix_sum)) + prefix + members
+            hold(entry)
+            if not holder.is_holding:
+                holder.write_held()
+
+        return repeat
 
     def record(self) -> bytes:
         """Return what stands by now."""

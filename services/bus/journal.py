@@ -20,8 +20,8 @@ from pathlib import Path
 import orjson
 
 from services.bus.draft import Draft
-from services.bus.segment import ENTRY_BYTES_MAX, EntryKind, encode_entry, encode_single, single_encoder
-from services.bus.store import SEGMENT_SUFFIX, EpochReader, PastEpoch, Segment, write_covered
+from services.bus.segment import ENTRY_BYTES_MAX, EntryKind, encode_entry, encode_single
+from services.bus.store import SEGMENT_SUFFIX, EpochReader, PastEpoch, Restore, Segment, write_covered
 from services.bus.tail import Tail, exactly
 
 _EPOCH_NAME = re.compile("[0-9a-f]{32}")
@@ -108,16 +108,18 @@ class Journal:
         self._other_bytes = sum(epoch.size_bytes for epoch in past)  # everything but the open segment
 
     @classmethod
-    def open(cls, directory: Path, publisher: str, *, limits: JournalLimits | None = None) -> "Journal":
+    def open(
+        cls, directory: Path, publisher: str, *, limits: JournalLimits | None = None, restore: Restore | None = None
+    ) -> "Journal":
         """
-        Begin a new epoch below `directory`, the folder of all publishers' journals.
+        Begin a new epoch below `directory`, the folder of all publishers' journals; `restore` is for earlier ones.
 
         A folder that cannot be made is no reason not to run: `retry` tries again, `problem` says why.
         """
         folder = directory / publisher
         past: list[PastEpoch] = []
         if folder.is_dir():
-            past = [PastEpoch(each) for each in sorted(folder.iterdir()) if _EPOCH_NAME.fullmatch(each.name)]
+            past = [PastEpoch(each, restore) for each in sorted(folder.iterdir()) if _EPOCH_NAME.fullmatch(each.name)]
         journal = cls(folder, publisher, limits or JournalLimits(), past)
         journal._rotate()
         return journal
@@ -146,17 +148,8 @@ class Journal:
 
     def repeats(self, exchange_id: str) -> Callable[[bytes], None]:
         """Return what takes `progress` that has the same members each time: the last stands for all."""
-        if (draft := self._drafts.get(exchange_id)) is None:
-            return _ignore
-        encode, hold = single_encoder(draft.progress_head), self._held.append
-
-        def repeat(members: bytes) -> None:
-            draft.repeated = entry = encode(members)
-            hold(entry)
-            if not self.is_holding:
-                self.write_held()
-
-        return repeat
+        draft = self._drafts.get(exchange_id)
+        return _ignore if draft is None else draft.repeater(self._held.append, self)
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Write the records that an exchange ends with and close its draft, in one entry: both or neither."""
@@ -429,7 +422,7 @@ class Journal:
             os.ftruncate(self._descriptor, self._written)
         except OSError:
             # The torn entry stays and ends this segment; the next one begins where its whole entries end.
-            self._uncut = written
+            self._uncut, self._written = written, self._written + written
             self._leave_segment()
 
     def _leave_segment(self) -> None:

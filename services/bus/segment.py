@@ -9,13 +9,13 @@ an exchange never stand without the end of its draft. Reading stops for good at 
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 from zlib import crc32
 
 _HEAD = struct.Struct("<II")
-_pack_head = _HEAD.pack
+pack_sums = _HEAD.pack  # length, crc32
 _SEQUENCE = struct.Struct("<Q")
 _BODY_HEAD = struct.Struct("<QBB")  # sequence, kind, id length
 _LENGTH = struct.Struct("<I")
@@ -58,21 +58,10 @@ def encode_single(head: bytes, part: bytes) -> bytes:
     return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
 
 
-def single_encoder(head: bytes) -> Callable[[bytes], bytes]:
-    """Return what writes as `encode_single` does, for many parts behind one head, which nearly always have one size."""
-    part_bytes, length, prefix, prefix_sum = -1, 0, b"", 0
-
-    def encode(part: bytes) -> bytes:
-        nonlocal part_bytes, length, prefix, prefix_sum
-        size = len(part)
-        if size != part_bytes:
-            part_bytes = size
-            prefix = head + _LENGTH.pack(size)
-            length = len(prefix) + size - _SEQUENCE.size
-            prefix_sum = crc32(prefix)
-        return _pack_head(length, crc32(part, prefix_sum)) + prefix + part
-
-    return encode
+def single_prefix(head: bytes, part_bytes: int) -> tuple[bytes, int, int]:
+    """Return what `encode_single` writes between sums and part, its crc32, and the entry's length, for many parts."""
+    prefix = head + _LENGTH.pack(part_bytes)
+    return prefix, crc32(prefix), len(prefix) + part_bytes - _SEQUENCE.size
 
 
 def part_of_single(entry: bytes, head: bytes) -> bytes:

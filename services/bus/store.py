@@ -10,14 +10,18 @@ import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import orjson
 
 from services.bus.delivery import LeftBehind
 from services.bus.segment import Entry, EntryKind, SegmentReader
+
+# Makes the record of an unfinished exchange of what its process had written down for itself.
+Restore: TypeAlias = Callable[[dict[str, object]], dict[str, object]]
 
 SEGMENT_SUFFIX = ".segment"
 _COVERED = "covered"
@@ -189,8 +193,9 @@ class PastEpoch:
 
     left_behind = None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, restore: Restore | None = None) -> None:
         self.folder = folder
+        self._restore = restore
         self.epoch = folder.name
         self.first = 1
         self.last = 0
@@ -231,7 +236,8 @@ class PastEpoch:
         self._segments[:] = segments
         self.first = segments[0].first if segments else 1
         self.last = (expected or 1) - 1
-        self.unfinished = Unfinished(self.epoch, self.last, [unfinished_record(parts) for parts in drafts.values()])
+        records = [unfinished_record(parts, self._restore) for parts in drafts.values()]
+        self.unfinished = Unfinished(self.epoch, self.last, records)
         self._is_scanned = True
 
     def read(self, first: int, records_max: int, bytes_max: int) -> list[bytes]:
@@ -278,9 +284,9 @@ def write_covered(folder: Path, first: int, last: int, unfinished: int) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def unfinished_record(parts: Sequence[bytes]) -> bytes:
+def unfinished_record(parts: Sequence[bytes], restore: Restore | None = None) -> bytes:
     """Merge a draft with what was journaled of its progress: later members replace earlier ones, at top level."""
-    if len(parts) == 1:
+    if restore is None and len(parts) == 1:
         return parts[0]
     merged: dict[str, object] = {}
     for part in parts:
@@ -290,7 +296,7 @@ def unfinished_record(parts: Sequence[bytes]) -> bytes:
             continue  # what can be read counts
         if isinstance(members, dict):
             merged |= members
-    return orjson.dumps(merged)
+    return orjson.dumps(restore(merged) if restore else merged)
 
 
 def _scan_segment(

@@ -40,11 +40,11 @@ def command(arguments: Sequence[str], environ: Mapping[str, str], now: datetime)
             case "status":
                 return status.status(settings, state, tree)
             case "health":
-                return health.health(api)
+                return health.health(tree, api)
             case "usage":
                 return usage.usage(state.ledger, since=chosen.since, until=chosen.until, as_json=chosen.json)
             case "tail":
-                return tail.tail(settings.accountant.usage_endpoint, as_json=chosen.json, count=chosen.count)
+                return tail.tail(settings.accountant.usage_endpoint, tree, as_json=chosen.json, count=chosen.count)
             case "run":
                 order = Order(
                     program=chosen.program,
@@ -53,7 +53,7 @@ def command(arguments: Sequence[str], environ: Mapping[str, str], now: datetime)
                     as_json=chosen.json,
                     output=chosen.output,
                 )
-                return run(order, settings, state, api, environ)
+                return run(order, settings, state, tree, api, environ)
             case _:
                 return check_config.report([], settings.file)
     except StateUnusable as error:

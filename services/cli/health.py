@@ -4,16 +4,17 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from services.cli.status import HOW_TO_START, NOT_RUNNING
+from services.cli.process import ProcessTree
+from services.cli.status import NOT_RUNNING, what_to_do
 from services.cli.upstream import Api, ApiUnreachable
 
 
-def health(api: Api) -> int:
+def health(tree: ProcessTree, api: Api) -> int:
     """Print the health report; return 0 when nothing is missing, 1 when something is."""
     try:
         report = api.health()
     except ApiUnreachable as error:
-        print(f"{error}\n{HOW_TO_START}", file=sys.stderr)
+        print(f"{error}\n{what_to_do(tree)}", file=sys.stderr)
         return NOT_RUNNING
     print(described(report))
     return 1 if report["missing"] else 0
@@ -33,5 +34,15 @@ def described(report: Mapping[str, Any]) -> str:
 
 def _process_line(process: Mapping[str, Any]) -> str:
     life = "alive" if process["is_alive"] else "silent"
-    facts = " ".join(f"{name}={value}" for name, value in (process.get("facts") or {}).items())
+    facts = " ".join(f"{name}={_told(value)}" for name, value in (process.get("facts") or {}).items())
     return f"{process['name']:<12}{life:<8}pid {process['pid']:<8}{facts}".rstrip()
+
+
+def _told(fact: object) -> str:
+    if fact is None or fact == {}:
+        return "-"
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    if isinstance(fact, Mapping):
+        return ",".join(f"{name}:{value}" for name, value in fact.items())
+    return str(fact)

@@ -19,6 +19,8 @@ from pathlib import Path
 # Of a request to supervisord, which answers from memory.
 _ANSWER_TIMEOUT_S = 10.0
 _POLL_S = 0.1
+# From supervisord's start to the last process that answers, on a machine that is busy.
+_START_TIMEOUT_S = 5.0
 # The end of a log, enough for a traceback.
 _LOG_TAIL_BYTES = 16 * 1024
 # State codes of supervisor.process.ProcessStates: STOPPED, EXITED, FATAL, UNKNOWN.
@@ -191,3 +193,12 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
             return False
         pause.wait(_POLL_S)
     return True
+
+
+def problem_once_started(tree: ProcessTree, problem: Callable[[], str | None]) -> str | None:
+    """Return what is the matter, None when nothing is. Where supervisord runs, a start gets the time that it takes."""
+    found = problem()
+    if found is None or tree.pid() is None:
+        return found
+    wait_until(lambda: problem() is None, _START_TIMEOUT_S)
+    return problem()

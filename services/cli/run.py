@@ -25,8 +25,8 @@ from typing import Any, TextIO
 import orjson
 
 from services.cli.foreground import NotStarted, end_like, located, run_in_foreground
-from services.cli.process import wait_until
-from services.cli.status import HOW_TO_START, NOT_RUNNING
+from services.cli.process import ProcessTree, problem_once_started, wait_until
+from services.cli.status import NOT_RUNNING, what_to_do
 from services.cli.summary import Run, as_object, as_text
 from services.cli.upstream import Api, ApiUnreachable
 from services.events.identity import RANDOM_BYTES, UlidSource
@@ -79,14 +79,17 @@ class Order:
     output: str | None = None
 
 
-def run(order: Order, settings: Settings, state: StateDirectory, api: Api, environ: Mapping[str, str]) -> int:
+def run(
+    order: Order, settings: Settings, state: StateDirectory, tree: ProcessTree, api: Api, environ: Mapping[str, str]
+) -> int:
     """Run the program and print what it used; return its exit status, or end by the signal that ended it."""
     started_at = datetime.now(UTC)
     run_id = UlidSource(os.urandom(RANDOM_BYTES)).make(int(started_at.timestamp() * 1000))
     name = os.path.basename(order.program[0])
     label = order.label or name.replace(":", "_")[:LABEL_LETTERS_MAX]
     try:
-        _check(settings, state, api, environ, order.user)
+        _check_processes(tree, api)
+        _check(settings, state, environ, order.user)
         given = _given(state, settings.mitm.port, label, run_id, environ, order.user)
         path, arguments = _command(order, given, environ)
     except (Refused, NotStarted) as error:
@@ -117,22 +120,37 @@ def run(order: Order, settings: Settings, state: StateDirectory, api: Api, envir
 # -- before it ---------------------------------------------------------------
 
 
-def _check(settings: Settings, state: StateDirectory, api: Api, environ: Mapping[str, str], user: str | None) -> None:
+def _check_processes(tree: ProcessTree, api: Api) -> None:
     """
-    See that everything is there; nothing is started otherwise.
+    See that those run who meter; nothing is started otherwise.
+
+    Raises:
+        Refused: One does not.
+    """
+    problem = problem_once_started(tree, lambda: _problem_with(tree, api))
+    if problem is not None:
+        raise Refused(problem, NOT_RUNNING)
+
+
+def _problem_with(tree: ProcessTree, api: Api) -> str | None:
+    try:
+        processes = api.health()["processes"]
+    except ApiUnreachable as error:
+        return f"{error}\n{what_to_do(tree)}"
+    alive = {each["name"].partition("-")[0] for each in processes if each["is_alive"]}
+    for role in ("mitm", "accountant"):
+        if role not in alive:
+            return f"{role} is not running, so nothing would be metered; `wiremeter health` tells more"
+    return None
+
+
+def _check(settings: Settings, state: StateDirectory, environ: Mapping[str, str], user: str | None) -> None:
+    """
+    See that everything else is there, too.
 
     Raises:
         Refused: Something is not.
     """
-    try:
-        processes = api.health()["processes"]
-    except ApiUnreachable as error:
-        raise Refused(f"{error}\n{HOW_TO_START}", NOT_RUNNING) from error
-    for role in ("mitm", "accountant"):
-        if not any(each["is_alive"] and each["name"].partition("-")[0] == role for each in processes):
-            raise Refused(
-                f"{role} is not running, so nothing would be metered; `wiremeter health` tells more", NOT_RUNNING
-            )
     for path in (state.trust_bundle, state.authority_certificate):
         if not path.is_file():
             raise Refused(f"{path} is missing, so the program would not trust the proxy; mitm writes it when it starts")

@@ -8,6 +8,7 @@ from services.runtime.state import StateDirectory
 
 NOT_RUNNING = 3  # as `supervisorctl status` and the LSB have it
 HOW_TO_START = "Wiremeter is not running here; start it with: make run"
+_RUNS_IN_PART = "Wiremeter runs here, but not all of it; `wiremeter status` tells more"
 
 
 def status(settings: Settings, state: StateDirectory, tree: ProcessTree) -> int:
@@ -18,6 +19,11 @@ def status(settings: Settings, state: StateDirectory, tree: ProcessTree) -> int:
         return NOT_RUNNING
     print(f"\n{tree.status()}")
     return 0 if all(process.state == "RUNNING" for process in tree.processes()) else 1
+
+
+def what_to_do(tree: ProcessTree) -> str:
+    """Say what helps where something of Wiremeter does not answer."""
+    return HOW_TO_START if tree.pid() is None else _RUNS_IN_PART
 
 
 def whereabouts(settings: Settings, state: StateDirectory, tree: ProcessTree) -> str:

@@ -19,7 +19,7 @@ has to be sure: looking into bytes chooses candidates, the JSON parser decides.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from services.dialects.counts import error_name_of, json_of, object_of, objects_of
 from services.dialects.dialect import Call, RequestFacts
@@ -83,6 +83,11 @@ class Tally(Protocol):
         ...
 
 
+# Reads the data of an event that came alone and whole as `AnswerReader.feed` would. If the counts changed by it, it
+# returns `AnswerReader.members`, in which `usage` may be a list that `Dialect.counts_said` makes counts of.
+EventReader: TypeAlias = Callable[[bytes], Mapping[str, object] | None]
+
+
 def outcome_of(tally: Tally, failure: str | None, *, is_whole: bool) -> Outcome:
     """Return how an answer ended: what it says itself comes first, then whether it could be read, and was whole."""
     if tally.error_type is not None:
@@ -106,9 +111,10 @@ class AnswerReader:
         end_is_final: The dialect's end mark is the last word: a body that breaks off behind it was complete.
         end_mark: Data of the event that is such a last word, where it is no message (`[DONE]`).
         framing: Of a stream that is neither events nor an array; None where the content type names none.
+        event_reader: Makes what reads an event that came alone, where the tally has a shorter way for it.
 
     Attributes:
-        takes_events: What comes next may be told by `feed_event`, if it is one event as a whole.
+        takes_events: What comes next may be told by an `event_reader`, if it is one event as a whole.
     """
 
     def __init__(
@@ -119,6 +125,7 @@ class AnswerReader:
         end_is_final: bool = False,
         end_mark: bytes | None = None,
         framing: StreamFraming | None = None,
+        event_reader: Callable[[], EventReader] | None = None,
     ) -> None:
         self._tally = tally
         self.counts = tally.counts
@@ -134,12 +141,12 @@ class AnswerReader:
         self._split = self._split_by_first_byte
         self._failure: str | None = None
         self.takes_events = False
+        self.event_reader = event_reader or self._plain_event_reader
 
-    def event_feeder(self) -> Callable[[bytes], bool]:
-        """Return what takes, while `takes_events`, the data of an event that came alone and whole, as `feed` would."""
+    def _plain_event_reader(self) -> EventReader:
         worth_parsing, read, end_mark = self._tally.worth_parsing, self._tally.read, self._end_mark
 
-        def feed_event(data: bytes) -> bool:
+        def read_event(data: bytes) -> Mapping[str, object] | None:
             if data == end_mark:
                 self._saw_end_mark = True
             changed = False
@@ -149,9 +156,13 @@ class AnswerReader:
                 except ValueError:
                     continue  # in a stream, something else than JSON is nothing
                 changed = type(message) is dict and read(message)
-            return changed
+            return self.members() if changed else None
 
-        return feed_event
+        return read_event
+
+    def members(self) -> Mapping[str, object]:
+        """Return what is known of the record's members that change as the answer goes on."""
+        return {"usage": self.counts(), "response_model": self.response_model()}
 
     def feed(self, data: bytes) -> bool:
         if self._failure is not None:

@@ -15,9 +15,10 @@ from orjson import JSONDecodeError, loads
 
 from services.events.usage import Counts
 
-# JSON numbers beyond this lose digits in other people's parsers, and no response ever used as many tokens.
-COUNT_MAX = 2**53
-_COUNT_OR_ABSENT = frozenset((int, type(None)))
+# Ten billion tokens: no response ever used as many, and a hundred such numbers added up are still a count to the ledger
+# (services.ledger.entry), which refuses records with anything larger. Costs and credits have the same bound.
+COUNT_MAX = 10**10
+COUNT_OR_ABSENT = frozenset((int, type(None)))
 
 # Half of a pair, written as an escape. A provider that cuts its answer into tokens may cut a character in two.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -53,6 +54,14 @@ def json_of(text: bytes) -> object:
         return _json_of_lenient(text)
 
 
+def json_or_none(text: bytes) -> object:
+    """As `json_of`; None for what is not JSON."""
+    try:
+        return json_of(text)
+    except ValueError:
+        return None
+
+
 def _json_of_lenient(text: bytes) -> object:
     readable = _SURROGATE_ESCAPE.sub(rb"\\ufffd", text).decode("utf-8", "replace")
     try:
@@ -78,7 +87,7 @@ def count_of(value: object) -> int | None:
 def counts_of(values: Iterable[Any]) -> tuple[int | None, ...]:
     """As `count_of`, for several values at once, which nearly always are counts or absent."""
     found = tuple(values)
-    if _COUNT_OR_ABSENT.issuperset(map(type, found)) and sum(map(abs, filter(None, found))) <= COUNT_MAX:
+    if COUNT_OR_ABSENT.issuperset(map(type, found)) and sum(map(abs, filter(None, found))) <= COUNT_MAX:
         return found
     return tuple(map(count_of, found))
 
@@ -100,7 +109,8 @@ def objects_of(value: object) -> list[dict[str, object]]:
 
 def cost_of(value: object) -> int | float | None:
     """Return a cost where it is a number; Perplexity's is an object of several."""
-    return value if type(value) is int or type(value) is float else None
+    is_number = type(value) is int or type(value) is float
+    return value if is_number and -COUNT_MAX <= value <= COUNT_MAX else None  # type: ignore[operator,return-value]
 
 
 def without_absent(counts: Mapping[str, int | float | None]) -> dict[str, int | float]:

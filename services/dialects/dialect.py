@@ -172,6 +172,7 @@ class Dialect:
         response_reader: Makes the reader of a response body, from call, status, content type and request facts.
         headed_reader: Stands in for it where an API says some of it in headers; None where it does not.
         socket_reader: Makes the reader of a WebSocket that the call opens; None where the API has none.
+        counts_said: Makes counts of what `AnswerReader.members` may have in their place: a list, quicker to write.
     """
 
     name: str
@@ -180,3 +181,4 @@ class Dialect:
     response_reader: Callable[[Call, int, str, RequestFacts], ResponseReader]
     headed_reader: Callable[[Call, ResponseFacts, RequestFacts], ResponseReader] | None = None
     socket_reader: Callable[[Call, RequestFacts], SocketReader | None] | None = None
+    counts_said: Callable[[list[object]], Counts] | None = None

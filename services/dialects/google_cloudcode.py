@@ -19,9 +19,9 @@ import math
 import re
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
-from services.dialects.counts import name_of, object_of, objects_of
+from services.dialects.counts import COUNT_MAX, name_of, object_of, objects_of
 from services.dialects.dialect import Call, CallKind, Dialect, Endpoint, RequestFacts, RequestReader, ResponseReader
-from services.dialects.google_generate_content import OPERATION, GenerateContentTally
+from services.dialects.google_generate_content import OPERATION, GenerateContentTally, counts_from
 from services.dialects.request_body import MODEL, Members, RequestBodyReader
 from services.wire.json_members import Path
 
@@ -73,6 +73,8 @@ class CloudCodeTally(GenerateContentTally):
     """What one wrapped answer said so far."""
 
     TELLING_WORDS = (*GenerateContentTally.TELLING_WORDS, b'"consumedCredits"')
+    ANSWER_MEMBER = "response"
+    TELLING_MEMBERS = GenerateContentTally.TELLING_MEMBERS | {"consumedCredits"}
 
     def read(self, message: dict[str, object]) -> bool:
         if self._trace_id is None:
@@ -102,13 +104,13 @@ class CloudCodeTally(GenerateContentTally):
 
 
 def _amount_of(entry: dict[str, object]) -> int | float | None:
-    """Return the amount of one entry: whole as int, and nothing that is not a finite number."""
+    """Return the amount of one entry: whole as int, and nothing that is no number or as large as no amount is."""
     amount = entry.get("creditAmount")
     try:
         number = float(amount) if type(amount) in (str, int, float) else math.nan  # type: ignore[arg-type]
     except (ValueError, OverflowError):
         return None
-    if not math.isfinite(number):
+    if not -COUNT_MAX <= number <= COUNT_MAX:
         return None
     return int(number) if number.is_integer() else number
 
@@ -148,7 +150,14 @@ def response_reader(call: Call, status: int, content_type: str, facts: RequestFa
     """Return a reader for one answer. An error answer to a stream is plain JSON, whatever its content type says."""
     if status >= FIRST_ERROR_STATUS:
         return ErrorAnswerReader(call, status, facts)
-    return AnswerReader(CloudCodeTally(call, facts), content_type)
+    tally = CloudCodeTally(call, facts)
+    return AnswerReader(tally, content_type, event_reader=tally.event_reader)
 
 
-DIALECT = Dialect(name=NAME, recognise=recognise, request_reader=request_reader, response_reader=response_reader)
+DIALECT = Dialect(
+    name=NAME,
+    recognise=recognise,
+    request_reader=request_reader,
+    response_reader=response_reader,
+    counts_said=counts_from,
+)

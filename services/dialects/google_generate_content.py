@@ -25,16 +25,22 @@ Enums      May be numbers (`enum-encoding=int`). What is not in the tables passe
 """
 
 import re
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
-from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
+from orjson import JSONDecodeError, loads
+
+from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader, EventReader
 from services.dialects.counts import (
+    COUNT_MAX,
+    COUNT_OR_ABSENT,
     MODALITIES,
     anomalies_of,
     count_of,
     counts_of,
     error_name_of,
     json_of,
+    json_or_none,
     name_of,
     object_of,
     objects_of,
@@ -55,6 +61,8 @@ COUNT_FIELDS = (
     "cachedContentTokenCount",
     "toolUsePromptTokenCount",
 )
+
+_USUAL_COUNTS = range(COUNT_MAX + 1)
 
 # Where Gemini and Vertex number alike; beyond these they differ, and the number itself is the name.
 FINISH_REASONS = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION", 5: "OTHER"}
@@ -99,6 +107,9 @@ class GenerateContentTally:
 
     # With these a message says more than counts: `finishReason` and `blockReason`, and an error.
     TELLING_WORDS: ClassVar[tuple[bytes, ...]] = (b'Reason"', b'"error"')
+    # The member of a wrapper that the answer stands in, and those of wrapper and answer that say more than counts.
+    ANSWER_MEMBER: ClassVar[str | None] = None
+    TELLING_MEMBERS: ClassVar[frozenset[str]] = frozenset(("error", "promptFeedback"))
 
     def __init__(self, call: Call, facts: RequestFacts) -> None:
         self._call = call
@@ -107,6 +118,7 @@ class GenerateContentTally:
         self._tier: str | None = None  # of the last object without counts, before there is one with
         self._model: str | None = None
         self._response_id: str | None = None
+        self._is_named = False  # all names that are looked for are known
         # Only wrappers have these.
         self._trace_id: str | None = None
         self._credits: int | float | None = None
@@ -129,7 +141,7 @@ class GenerateContentTally:
         That holds once model and ids are known, if the last message has counts, and for those before it in which no
         telling word can be found, nor an escape that could spell one.
         """
-        if len(texts) < WORTH_LOOKING_MESSAGES or not self._knows_names():
+        if len(texts) < WORTH_LOOKING_MESSAGES or not self._is_named:
             return texts
         earlier = b"".join(texts[:-1])
         if len(earlier) > WORTH_LOOKING_BYTES * len(texts) or not self._has_counts_in(texts[-1]):
@@ -141,11 +153,46 @@ class GenerateContentTally:
     def read(self, message: dict[str, object]) -> bool:
         return self._read_response(message)
 
+    def event_reader(self) -> EventReader:
+        """
+        Return what reads the text of an event that came alone, as `read` does its message; see `AnswerReader`.
+
+        Nearly all events of an answer bring text and counts, and nothing else that is not known by then: these are told
+        in one go. What has another shape raises, or falls through.
+        """
+        answer_member, telling_members = self.ANSWER_MEMBER, self.TELLING_MEMBERS
+
+        def read_event(text: bytes) -> Mapping[str, object] | None:
+            message: Any = None
+            try:
+                message = answer = loads(text)
+                if self._is_named and telling_members.isdisjoint(message):
+                    if answer_member is not None:
+                        answer = message[answer_member]
+                    usage = answer["usageMetadata"]
+                    total = usage["totalTokenCount"]
+                    if type(total) is int and total in _USUAL_COUNTS and telling_members.isdisjoint(answer):
+                        for candidate in answer["candidates"]:
+                            if "finishReason" in candidate:
+                                break
+                        else:
+                            if usage == self._usage:
+                                return None
+                            self._usage = usage
+                            return {"usage": self._said(), "response_model": self._model}
+            except JSONDecodeError:
+                message = json_or_none(text)  # what only the strict parser refuses
+            except (LookupError, TypeError):
+                pass
+            if type(message) is dict and self.read(message):
+                return {"usage": self.counts(), "response_model": self._model}
+            return None
+
+        return read_event
+
     def _read_response(self, message: dict[str, object]) -> bool:
-        if self._model is None:
-            self._model = name_of(message.get("modelVersion"))
-        if self._response_id is None:
-            self._response_id = name_of(message.get("responseId"))
+        if not self._is_named:
+            self._read_names(message)
         candidates = message.get("candidates")
         if type(candidates) is list:
             self._read_candidates(candidates)
@@ -156,29 +203,30 @@ class GenerateContentTally:
         usage = message.get("usageMetadata")
         return type(usage) is dict and self._read_usage(usage)
 
+    def _read_names(self, message: dict[str, object]) -> None:
+        self._model = self._model or name_of(message.get("modelVersion"))
+        self._response_id = self._response_id or name_of(message.get("responseId"))
+        self._is_named = self._knows_names()
+
     def counts(self) -> Counts:
         usage = self._usage
         if not usage:
             return {} if self._credits is None else {"consumed_credits": self._credits}
-        total, prompt, answer, thoughts, cached, tool_use = counts_of(map(usage.get, COUNT_FIELDS))
-        counts: dict[str, int | float] = {
-            "input_tokens": (prompt or 0) + (tool_use or 0),
-            "output_tokens": (answer or 0) + (thoughts or 0),
-        }
-        if cached is not None:
-            counts["cache_read_input_tokens"] = cached
-        if tool_use is not None:
-            counts["tool_use_prompt_input_tokens"] = tool_use
-        if thoughts is not None:
-            counts["reasoning_output_tokens"] = thoughts
-        if total is not None:
-            counts["total_tokens"] = total
+        counts = counts_from(map(usage.get, COUNT_FIELDS))
         if not _MODALITY_FIELDS.isdisjoint(usage):
             for field, suffix in MODALITY_LISTS.items():
                 add_by_modality(counts, usage.get(field), suffix)
         if self._credits is not None:
             counts["consumed_credits"] = self._credits
         return counts
+
+    def _said(self) -> Counts | list[object]:
+        """Return what is quicker than `counts`, the values of `COUNT_FIELDS`, where nothing else counts."""
+        usage = self._usage
+        said = [*map(usage.get, COUNT_FIELDS)]
+        if self._credits is None and COUNT_OR_ABSENT.issuperset(map(type, said)) and _MODALITY_FIELDS.isdisjoint(usage):
+            return said
+        return self.counts()
 
     def response_model(self) -> str | None:
         return self._model
@@ -229,7 +277,8 @@ class GenerateContentTally:
 
     def _read_usage(self, usage: dict[str, object]) -> bool:
         # The first test alone nearly always decides.
-        if type(usage.get("totalTokenCount")) is not int and not _has_counts(usage):
+        total = usage.get("totalTokenCount")
+        if (type(total) is not int or total not in _USUAL_COUNTS) and not _has_counts(usage):
             if not self._usage:
                 self._tier = _tier_of(usage) or self._tier
             return False
@@ -254,6 +303,24 @@ class GenerateContentTally:
         reason = _enum_name(object_of(feedback).get("blockReason"), BLOCK_REASONS)
         if reason is not None:
             self._block_reason = reason
+
+
+def counts_from(said: Iterable[object]) -> dict[str, int | float]:
+    """Return the counts that the values of `COUNT_FIELDS` say."""
+    total, prompt, answer, thoughts, cached, tool_use = counts_of(said)
+    counts: dict[str, int | float] = {
+        "input_tokens": (prompt or 0) + (tool_use or 0),
+        "output_tokens": (answer or 0) + (thoughts or 0),
+    }
+    if cached is not None:
+        counts["cache_read_input_tokens"] = cached
+    if tool_use is not None:
+        counts["tool_use_prompt_input_tokens"] = tool_use
+    if thoughts is not None:
+        counts["reasoning_output_tokens"] = thoughts
+    if total is not None:
+        counts["total_tokens"] = total
+    return counts
 
 
 def _has_counts(usage: dict[str, object]) -> bool:
@@ -312,7 +379,14 @@ def response_reader(call: Call, status: int, content_type: str, facts: RequestFa
     """Return a reader for one answer."""
     if status >= FIRST_ERROR_STATUS:
         return ErrorAnswerReader(call, status, facts)
-    return AnswerReader(GenerateContentTally(call, facts), content_type)
+    tally = GenerateContentTally(call, facts)
+    return AnswerReader(tally, content_type, event_reader=tally.event_reader)
 
 
-DIALECT = Dialect(name=NAME, recognise=recognise, request_reader=path_alone, response_reader=response_reader)
+DIALECT = Dialect(
+    name=NAME,
+    recognise=recognise,
+    request_reader=path_alone,
+    response_reader=response_reader,
+    counts_said=counts_from,
+)

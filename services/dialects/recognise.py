@@ -41,6 +41,7 @@ from services.dialects.dialect import (
 )
 from services.dialects.hosts import SELF_HOSTED, host_name, provider_of
 from services.dialects.model_names import ModelCatalogueReader
+from services.events.usage import Counts
 
 __all__ = [
     "Call",
@@ -50,6 +51,7 @@ __all__ = [
     "ResponseReader",
     "SocketReader",
     "catalogue_reader",
+    "counts_said",
     "recognise",
     "request_reader",
     "response_reader",
@@ -153,6 +155,12 @@ def socket_reader(call: Call, facts: RequestFacts) -> SocketReader | None:
     """Return a reader for the messages of a WebSocket that the call has opened, or None where nobody can read them."""
     dialect = _BY_NAME.get(call.dialect or "")
     return dialect.socket_reader(call, facts) if dialect and dialect.socket_reader else None
+
+
+def counts_said(dialect_name: str, said: list[object]) -> Counts:
+    """Return the counts that an answer of this dialect has said; see `Dialect.counts_said`."""
+    dialect = _BY_NAME.get(dialect_name)
+    return dialect.counts_said(said) if dialect and dialect.counts_said else {}
 
 
 def catalogue_reader(call: Call) -> ModelCatalogueReader | None:

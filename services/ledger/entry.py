@@ -26,9 +26,17 @@ _entered = itemgetter("usage", "client", "provider", "model", "outcome", "at")
 _USAGE_HEAD = b'{"schema":"%b",' % UsageRecorded.SCHEMA.encode()
 _MESSAGE_HEAD = _USAGE_HEAD + b'"seq":%d,'
 VERBATIM_BYTES_BESIDE = len(_USAGE_HEAD)
-# What a row is made of where the record is verbatim (services.events.verbatim); `turn_id` is for who attributes it.
-VERBATIM_MEMBERS = ("at", "provider", "model", "outcome", "usage", "client.uid", "client.label", "turn_id")
-VerbatimUsage: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+# What a row is made of where the record is verbatim (services.events.verbatim); `turn_id` and those of `CallNames` are
+# for who attributes it.
+VERBATIM_MEMBERS = (
+    *("at", "provider", "model", "response_id", "conversation_id", "outcome", "usage", "timing.started_at"),
+    *("client.uid", "client.label", "turn_id"),
+)
+VerbatimUsage: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+# How what attribution adds is written as long as it is missing. Strings of a verbatim record have no quotes within, and
+# behind the client there is no other label.
+_NO_LABEL = b'"label":null'
+_NO_TURN = b'"turn_id":null}'
 # `at` of a record: what the calendar of `periods` covers.
 _ZERO = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
@@ -84,6 +92,14 @@ class UsageEntry(NamedTuple):
     usage: Mapping[str, int | float]
     counts: bytes
     body: bytes
+
+
+class CallNames(NamedTuple):
+    """What a record is known by to whoever caused it."""
+
+    response_id: str | None
+    conversation_id: str | None
+    started_at: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +180,7 @@ def verbatim_entry(record: VerbatimUsage) -> UsageEntry | None:
         What `usage_entry` makes of the record, or None: it has to be looked at, and may have to be refused.
     """
     # No count of it exceeds `COUNT_MAX`: see `services.events.verbatim.NUMBER_END`.
-    rest, at, provider, model, outcome, counts, uid, label, _ = record
+    rest, at, provider, model, _, _, outcome, counts, _, uid, label, _ = record
     usage = orjson.loads(counts)
     series = _verbatim_series(provider, model, label, uid, outcome)
     if series is None or not has_each_name_once(counts, usage):
@@ -174,6 +190,33 @@ def verbatim_entry(record: VerbatimUsage) -> UsageEntry | None:
     except EntryInvalid:
         return None
     return UsageEntry(at_unix_us, series, usage, counts, b"{" + rest)
+
+
+def has_turn(record: VerbatimUsage) -> bool:
+    """Say whether a record that was not parsed names its turn."""
+    return record[-1] != b"null"
+
+
+def call_names(record: VerbatimUsage) -> CallNames:
+    """Return what a record that was not parsed is known by."""
+    return CallNames(*orjson.loads(b"[%b,%b,%b]" % (record[4], record[5], record[8])))
+
+
+def attributed(entry: UsageEntry, label: str | None, turn_id: str | None) -> UsageEntry:
+    """
+    Return the entry of a verbatim record that has no turn as `usage_entry` would make it with these.
+
+    Args:
+        label: Its own, or one for a record that has none.
+    """
+    at_unix_us, series, usage, counts, body = entry
+    if label != series.label:
+        before, _, behind = body.rpartition(_NO_LABEL)
+        body = b'%b"label":%b%b' % (before, orjson.dumps(label), behind)
+        series = _series(series.provider, series.model, label or None, series.uid, series.outcome)
+    if turn_id is not None:
+        body = b'%b"turn_id":%b}' % (body[: -len(_NO_TURN)], orjson.dumps(turn_id))
+    return UsageEntry(at_unix_us, series, usage, counts, body)
 
 
 def record_from(record: VerbatimUsage) -> dict[str, object]:

@@ -98,7 +98,7 @@ def answer_to(prompt: Prompt) -> tuple[str, tuple[str, ...]]:
     if prompt.model == CHECKPOINT_MODEL:
         return "", ("A simulated conversation",)
     last, characters = prompt.texts[-1], sum(map(len, prompt.texts))
-    thought = f"The prompt has {len(prompt.texts)} texts. There is no model here, so counting is all I can do."
+    thought = f"Texts in the prompt: {len(prompt.texts)}. There is no model here, so counting is all I can do."
     return thought, (
         f"This is Wiremeter's simulated model {prompt.model}. ",
         "No provider was asked and no account was used. ",

@@ -22,6 +22,7 @@ import base64
 import http.client
 import json
 import os
+import select
 import socket
 import ssl
 import sys
@@ -78,8 +79,11 @@ class Provider:
     def connect(self) -> http.client.HTTPSConnection:
         """Take an idle connection, or make one; it is opened by its first request."""
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                connection = self._idle.pop()
+                if not has_been_closed(connection):
+                    return connection
+                connection.close()
         # Read anew each time: a new authority needs no new language server.
         context = ssl.create_default_context(cafile=self._trust_file)
         if not self._proxy:
@@ -130,6 +134,11 @@ class Provider:
         if response.status != 200:
             raise ProviderError(error_message(b"".join(pieces)), response.status)
         yield from pieces
+
+
+def has_been_closed(connection: http.client.HTTPSConnection) -> bool:
+    """Say whether the other end has left an idle connection: nobody there has anything else to say (mitm's restart)."""
+    return connection.sock is not None and bool(select.select([connection.sock], [], [], 0)[0])
 
 
 def decoded(response: http.client.HTTPResponse) -> Iterator[bytes]:

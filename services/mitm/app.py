@@ -19,6 +19,7 @@ from services.mitm.config import SIMULATED_HOST, HostList, MitmConfig
 from services.mitm.convoy import Convoy
 from services.mitm.keystore import Keystore
 from services.mitm.observer import ObserverParts
+from services.mitm.outbox import restored
 from services.mitm.peer import PeerDirectory
 from services.mitm.poller import Poller
 from services.mitm.server import Server
@@ -35,7 +36,7 @@ async def mitm(process: Process) -> None:
     loop = asyncio.get_running_loop()
     keystore = Keystore(config, logs, lambda: datetime.now(UTC), loop.call_soon)
     addresses = Addresses(config.run_directory)
-    journal = Journal.open(config.journal_directory, process.name)
+    journal = Journal.open(config.journal_directory, process.name, restore=restored)
     publisher = ExchangePublisher(journal, addresses, logs)
     poller = Poller(loop, logs, Convoy(journal))
     scratch = Scratch()

@@ -24,6 +24,15 @@ class Notes(Protocol):
         """Write what was held since `is_holding` was set."""
 
 
+class _NothingNoted:
+    """Notes of nobody."""
+
+    is_holding = False
+
+    def write_held(self) -> None:
+        pass
+
+
 class Waits(Protocol):
     """Whose data waits."""
 
@@ -44,7 +53,7 @@ class Convoy:
     __slots__ = ("_notes", "_waiting", "is_open", "join")
 
     def __init__(self, notes: Notes | None = None) -> None:
-        self._notes = notes
+        self._notes = notes or _NothingNoted()
         self._waiting: list[tuple[Callable[[bytes], int], bytearray, bytes, Waits]] = []
         self.is_open = False
         # With the socket's `send`, what waits for the socket already, the piece, and whose it is.
@@ -57,14 +66,11 @@ class Convoy:
 
     def open(self) -> None:
         """A wake-up begins."""
-        self.is_open = True
-        if self._notes is not None:
-            self._notes.is_holding = True
+        self.is_open = self._notes.is_holding = True
 
     def leave(self) -> None:
         """Write what was noted, and send what waits."""
-        if self._notes is not None:
-            self._notes.write_held()
+        self._notes.write_held()
         for send, unsent, data, whose in self._waiting:
             sent = 0
             try:
@@ -82,6 +88,4 @@ class Convoy:
     def close(self) -> None:
         """The wake-up ends."""
         self.leave()
-        self.is_open = False
-        if self._notes is not None:
-            self._notes.is_holding = False
+        self.is_open = self._notes.is_holding = False

@@ -6,6 +6,8 @@ A core beside `relay.py`, which moves the bytes: what is fed here is about to be
 
 from collections.abc import Callable
 
+from orjson import dumps
+
 from services.mitm.observer import Abort, Observation, ObserverParts
 from services.mitm.socket_observation import SocketObservation, observe_socket
 from services.wire.event_chunk import event_in_chunk
@@ -22,6 +24,7 @@ from services.wire.http1 import (
 
 SWITCHING_PROTOCOLS = 101
 _NO_BODY = NoBody()
+_NO_EVENTS = (lambda _: None), (lambda _: None)
 
 
 class Exchange:
@@ -34,6 +37,7 @@ class Exchange:
         response_body: Where that stands.
         response_ahead: The beginning of a response head, kept until its end comes.
         has_begun: Some of the final response has gone out: the client can be told nothing else any more.
+        awaits_event: What comes next may be an event of the response, at the start of a chunk.
         held: What is to be sent as soon as there is an upstream connection.
         replay: What may be sent once more if the connection turns out to be dead.
     """
@@ -41,6 +45,7 @@ class Exchange:
     __slots__ = (
         "_observation",
         "_socket",
+        "awaits_event",
         "has_begun",
         "held",
         "replay",
@@ -60,6 +65,7 @@ class Exchange:
         self.response_body: Body = _NO_BODY
         self.response_ahead = b""
         self.has_begun = False
+        self.awaits_event = False
         self.held = b""
         self.replay = b""
 
@@ -159,6 +165,8 @@ class Exchange:
                     observation.bytes_down += last - first
         if body.done:
             observation.ended(now)
+        elif type(body) is ChunkedBody:
+            self.awaits_event = body.is_between_chunks and observation.awaits_event
         return end
 
     def chunk_follower(self) -> Callable[[bytearray, memoryview, int], bool] | None:
@@ -172,17 +180,24 @@ class Exchange:
         if type(body) is not ChunkedBody or observation is None or not observation.reads_response:
             return None
         only_chunk, response_content = body.only_chunk, observation.response_content
-        follow_event = observation.event_follower()
+        read_event, journal = observation.event_reading() or _NO_EVENTS
 
         def follow(data: bytearray, view: memoryview, size: int) -> bool:
-            if not body.is_between_chunks:
-                return False
-            if follow_event is not None and (found := event_in_chunk(data, size)) is not None and follow_event(*found):
+            if self.awaits_event and (found := event_in_chunk(data, size)) is not None:
+                event, content_bytes = found
+                observation.bytes_down += content_bytes
+                try:
+                    if (members := read_event(event)) is not None:
+                        journal(dumps(members))
+                except Exception as error:
+                    observation.failed(error)
+                    self.awaits_event = False
                 return True
             start = only_chunk(data, size)
             if not start:
                 return False
             response_content(bytes(view[start : size - 2]))
+            self.awaits_event = observation.awaits_event
             return True
 
         return follow
@@ -220,7 +235,7 @@ class Exchange:
             self._observation.broken(aborted_by, reason, now)
             self._observation = None
         if self._socket is not None:
-            self._socket.broken(aborted_by, now)
+            self._socket.broken(aborted_by, reason, now)
             self._socket = None
 
     def refused(self, status: int, error_type: str, reason: str, now: float) -> None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from orjson import dumps
 
-from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader
+from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, EventReader
 from services.dialects.dialect import Call, CallKind, RequestFacts, RequestReader, ResponseReader, SocketReader
 from services.dialects.model_names import ModelCatalogueReader, ModelNames
 from services.dialects.recognise import catalogue_reader, recognise, request_reader, response_reader, socket_reader
@@ -225,31 +225,19 @@ class Observation:
         except Exception as error:
             self.failed(error)
 
-    def event_follower(self) -> Callable[[bytes, int], bool] | None:
-        """
-        Return what takes the data of one event that came alone and whole, with the size of the piece that it stood in.
-
-        It returns False, having done nothing, where `response_content` has to be told instead. None if the response is
-        no stream of events that can be read so.
-        """
+    @property
+    def awaits_event(self) -> bool:
+        """What comes next of the body may be told by `event_reading`, if it is one event as a whole."""
         reader = self._response_reader
-        if not isinstance(reader, AnswerReader) or self._decoder is not None:
+        is_read = self.reads_response and self._decoder is None
+        return is_read and isinstance(reader, AnswerReader) and reader.takes_events
+
+    def event_reading(self) -> tuple[EventReader, Callable[[bytes], None]] | None:
+        """Return what reads the data of such an event, and what journals what is returned; None if none comes."""
+        reader = self._response_reader
+        if not isinstance(reader, AnswerReader):
             return None
-        feed_event, counts, response_model = reader.event_feeder(), reader.counts, reader.response_model
-        journal = self._parts.outbox.repeats(self._id)
-
-        def follow(event: bytes, size: int) -> bool:
-            if not reader.takes_events or not self.reads_response:
-                return False
-            self.bytes_down += size
-            try:
-                if feed_event(event):
-                    journal(dumps({"usage": counts(), "response_model": response_model()}))
-            except Exception as error:
-                self.failed(error)
-            return True
-
-        return follow
+        return reader.event_reader(), self._parts.outbox.repeats(self._id)
 
     def _journal_counts(self, reader: ResponseReader) -> None:
         members = {"usage": reader.counts(), "response_model": reader.response_model()}

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from services.dialects.recognise import counts_said
+
 
 class Outbox(Protocol):
     """Where an observation writes; services.bus.publisher keeps it."""
@@ -19,3 +21,9 @@ class Outbox(Protocol):
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """The exchange is over; these are its records."""
+
+
+def restored(draft: dict[str, object]) -> dict[str, object]:
+    """Make a record of a draft: counts may stand there as the provider said them, because that is quicker to write."""
+    said = draft.get("usage")
+    return draft | {"usage": counts_said(str(draft.get("dialect")), said)} if isinstance(said, list) else draft

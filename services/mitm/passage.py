@@ -91,7 +91,7 @@ def open_passage(
         if not size or incoming.pending:
             otherwise(partial(source.read_on, size))
         elif size > PIECE_BYTES_MAX or not follow(plain, view, size):
-            otherwise(lambda: size)
+            otherwise(partial(int, size))
         else:
             try:
                 encrypt(view[:size])
@@ -99,7 +99,7 @@ def open_passage(
                 sink.sent_failed = True
                 return
             join((send, unsent, encrypted(), sink))
-            if len(unsent) > BACKLOG_BYTES_MAX:
+            if unsent and len(unsent) > BACKLOG_BYTES_MAX:
                 source.pause()
 
     poller.pass_by(source.descriptor, receive, pass_on)

@@ -129,43 +129,39 @@ class Poller:
     def _dispatch(self) -> None:
         self.now = monotonic()
         ready = self._epoll.poll(0, _BATCH)
-        self.convoy.open()
+        convoy, handlers, readers = self.convoy, self._handlers, self._readers
+        convoy.open()
         try:
-            self._handle(ready)
+            if self._passages:
+                ready = self._pass_on(ready)
+            for descriptor, events in ready:
+                try:
+                    if events == READ and descriptor in readers:
+                        readers[descriptor]()
+                    elif descriptor in handlers:
+                        handlers[descriptor](events)
+                except Exception as error:
+                    self._failed(descriptor, error)
         finally:
-            self.convoy.close()
+            convoy.close()
             if self._closing:
                 self._close_sockets()
-
-    def _handle(self, ready: list[tuple[int, int]]) -> None:
-        if self._passages:
-            ready = self._pass_on(ready)
-        handlers, readers = self._handlers, self._readers
-        for descriptor, events in ready:
-            try:
-                if events == READ and descriptor in readers:
-                    readers[descriptor]()
-                elif descriptor in handlers:
-                    handlers[descriptor](events)
-            except Exception as error:
-                self._failed(descriptor, error)
 
     def _pass_on(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Take the steps of the passages, and return what else is ready."""
         passages = self._passages
         others, coming = [], []
-        for each in ready:
-            descriptor, events = each
+        for descriptor, events in ready:
             if events != READ or descriptor not in passages:
-                others.append(each)
+                others.append((descriptor, events))
                 continue
             receive, pass_on = passages[descriptor]
             try:
                 if receive():
-                    coming.append((descriptor, pass_on))
+                    coming.append((pass_on, descriptor))
             except Exception as error:
                 self._failed(descriptor, error)
-        for descriptor, pass_on in coming:
+        for pass_on, descriptor in coming:
             try:
                 pass_on()
             except Exception as error:

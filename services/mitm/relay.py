@@ -389,11 +389,9 @@ class Relay:
         self._end()
 
     def _upstream_gone(self, how: int, reason: str | None = None) -> None:
-        if reason is None:
-            reason = f"{self._route.host} closed the connection without a response"
         response = self._exchange.response
         if self._phase is _Phase.UPGRADED:
-            self._break(None if how == ENDED else Abort.UPSTREAM, reason)
+            self._break(None if how == ENDED else Abort.UPSTREAM, reason or "upstream closed the connection")
             if how == ENDED:
                 self._drop_upstream()
                 self._close_gently()
@@ -409,6 +407,7 @@ class Relay:
         elif self._exchange.replay and not self._exchange.response_ahead:
             self._dial_again()
         else:
+            reason = reason or f"{self._route.host} closed the connection without a response"
             self._refuse(502, reason, "upstream_closed")
 
     def _dial_again(self) -> None:

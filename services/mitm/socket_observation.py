@@ -36,6 +36,8 @@ from services.wire.websocket import (
 )
 
 _ENDPOINT = "(websocket)"
+# By a close frame: what then becomes of the connection is no reason any more.
+_CLOSED = {Abort.CLIENT: "the client closed the WebSocket", Abort.UPSTREAM: "upstream closed the WebSocket"}
 
 
 class _Response:
@@ -173,14 +175,17 @@ class SocketObservation:
     # -- how it ends -------------------------------------------------------
 
     @harmless
-    def broken(self, aborted_by: Abort | None, now: float) -> None:
+    def broken(self, aborted_by: Abort | None, reason: str, now: float) -> None:
         """The connection is over; `aborted_by` None means that upstream ended it as connections end."""
         self._now = now
         if self._is_reading:
             by = self._closed_by or aborted_by or Abort.UPSTREAM
+            why = reason if self._closed_by is None else _CLOSED[self._closed_by]
             usages = self._reader.end(complete=self._closed_by is not None or aborted_by is None)
             self._is_reading = False
             for usage in usages:
+                if usage.outcome is Outcome.TRUNCATED:
+                    usage = replace(usage, reason=why)
                 self._record(usage, self._response_of(usage), by)
             self._drop_drafts(0)
         if not self._has_recorded:

@@ -220,6 +220,10 @@ def settings_from(
         if name not in sections:
             problems.append(f"{source}: [{name}] is no section; allowed: {', '.join(sections)}")
     _report_unknown_variables(environ, sections, problems)
+    home = environ.get("WIREMETER_HOME")
+    if home and not Path(home).is_absolute():
+        # Processes and commands are started in different directories, and must mean the same one.
+        problems.append(f"WIREMETER_HOME is {home!r}; an absolute path is allowed")
     built = {}
     for name, kind in sections.items():
         table = tables.get(name, {})

@@ -43,11 +43,14 @@ class StateDirectory:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "StateDirectory":
-        """Choose the directory; nothing is touched yet."""
+        """Choose the directory; nothing is touched yet. A relative `WIREMETER_HOME` has been refused as a setting."""
         if environ.get("WIREMETER_HOME"):
             return cls(home=Path(environ["WIREMETER_HOME"]).absolute())
-        if environ.get("XDG_STATE_HOME"):
-            return cls(home=Path(environ["XDG_STATE_HOME"]).absolute() / "wiremeter")
+        # "All paths set in these environment variables must be absolute. If an implementation encounters a relative
+        # path [...] it should consider the path invalid and ignore it." (XDG Base Directory Specification)
+        state_home = Path(environ.get("XDG_STATE_HOME", ""))
+        if state_home.is_absolute():
+            return cls(home=state_home / "wiremeter")
         return cls(home=Path(environ.get("HOME") or os.path.expanduser("~")) / ".local" / "state" / "wiremeter")
 
     @property
@@ -69,11 +72,6 @@ class StateDirectory:
     def run(self) -> Path:
         """Sockets and locks."""
         return self.home / "run"
-
-    @property
-    def log(self) -> Path:
-        """Log files of the processes."""
-        return self.home / "log"
 
     @property
     def shared(self) -> Path:
@@ -108,7 +106,7 @@ class StateDirectory:
         Raises:
             StateUnusable: Not writable, not ours, or too deep for a socket.
         """
-        for path in (self.home, self.ca, self.journal, self.run, self.log, self.simulator):
+        for path in (self.home, self.ca, self.journal, self.run, self.simulator):
             try:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:

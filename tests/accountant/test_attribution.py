@@ -1,20 +1,24 @@
 """Whose a record is."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import orjson
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from services.accountant.attribution import TURNS_MAX, Attribution
-from services.events.exchange import Client, Timing, UsageMembers
+from services.accountant.attribution import GRACE, TURNS_MAX, Attribution
+from services.events.exchange import Client, Timing, UsageMembers, UsageRecorded
 from services.events.lifecycle import LanguageServerState, ServerState
 from services.events.turn import FailureKind, StopReason, TurnAccepted, TurnDone, TurnFailed
-from services.ledger.entry import usage_entry
+from services.events.verbatim import verbatim
+from services.ledger.entry import VERBATIM_MEMBERS, UsageEntry, VerbatimUsage, usage_entry, verbatim_entry
 from tests.support.records import usage_members
 
 ZERO = datetime(2026, 11, 23, 17, 40, tzinfo=UTC)
 
+VERBATIM = verbatim(UsageRecorded, VERBATIM_MEMBERS)
 LANGUAGE_SERVER = Client(uid=998, label="antigravity")
 
 
@@ -45,6 +49,15 @@ def state(uid: int, way: str = "redirect", label: str = "antigravity") -> Langua
     return LanguageServerState(
         at=at(0), state=ServerState.READY, profile="p", label=label, user="antigravity-ls", uid=uid, way=way
     )
+
+
+def unparsed_entry(record: UsageMembers) -> tuple[UsageEntry, VerbatimUsage]:
+    found = VERBATIM.fullmatch(orjson.dumps(record))
+    assert found is not None
+    unparsed: VerbatimUsage = found.groups()  # type: ignore[assignment]  # its pattern has as many groups
+    entry = verbatim_entry(unparsed)
+    assert entry is not None
+    return entry, unparsed
 
 
 def test_a_redirected_connection_has_the_label_of_its_user() -> None:
@@ -139,7 +152,29 @@ def test_only_so_many_turns_are_remembered() -> None:
     assert attribution.attribute(record(5, client=Client(label="1")))["turn_id"] == "1"
 
 
+def test_what_is_forgotten_is_forgotten_whole() -> None:
+    """An ended turn with its answers, and one that never ended."""
+    attribution = told(
+        accepted("t", 0),
+        done("t", 1, response_ids=("r",)),
+        accepted("u", 0, label="other"),
+        *(accepted(str(number), 0, label="later") for number in range(TURNS_MAX)),
+    )
+    assert attribution.attribute(record(0.5, client=LANGUAGE_SERVER, response_id="r"))["turn_id"] is None
+    assert attribution.attribute(record(0.5, client=Client(label="other")))["turn_id"] is None
+    assert attribution.attribute(record(0.5, client=Client(label="later")))["turn_id"] is None
+
+
+def test_what_a_turn_says_last_of_its_answers_counts() -> None:
+    """Said twice, it is not two turns'."""
+    attribution = told(accepted("t", 0), done("t", 1, response_ids=("r", "s")), done("t", 1, response_ids=("s",)))
+    assert attribution.attribute(record(50, response_id="s"))["turn_id"] == "t"
+    assert attribution.attribute(record(50, response_id="r"))["turn_id"] is None
+
+
 @given(st.text(max_size=30))
+@example("0001-01-01T00:00:00Z")
+@example("9999-12-31T23:59:59Z")
 def test_times_that_are_none_are_passed_over(text: str) -> None:
     """Whoever reaches the bus may say anything."""
     attribution = told(
@@ -164,24 +199,74 @@ def test_a_turn_that_waited_begins_when_it_is_accepted_again() -> None:
     assert attribution.attribute(record(8, client=Client(label="antigravity")))["turn_id"] == "second"
 
 
-def test_series_that_nothing_is_added_to_are_known_beforehand() -> None:
-    """Their records are not even parsed."""
+def test_a_record_that_nothing_is_added_to_stays_as_it_is() -> None:
+    """Parsed or not."""
     attribution = told(state(998), accepted("t", 0))
     for client in (Client(uid=1000), Client(uid=None), Client(uid=998, label="mine"), Client(uid=998), LANGUAGE_SERVER):
         for second in (-1.0, 0.5):
             untouched = record(second, client=client)
-            series = usage_entry(untouched).series
-            if attribution.adds_nothing(series):
-                assert attribution.attribute(untouched) is untouched
-            else:
-                assert client in (Client(uid=998), LANGUAGE_SERVER)
+            entry, unparsed = unparsed_entry(untouched)
+            adds_nothing = attribution.attribute(untouched) is untouched
+            assert (attribution.attribute_verbatim(entry, unparsed) is entry) == adds_nothing
+            assert adds_nothing == (client != Client(uid=998) and (client != LANGUAGE_SERVER or second < 0))
 
 
-def test_a_label_is_nothing_special_any_more_when_its_turns_are_forgotten() -> None:
-    """Others' turns have taken their place."""
-    series = usage_entry(record(0, client=LANGUAGE_SERVER)).series
-    attribution = told(accepted("t", 0))
-    assert not attribution.adds_nothing(series)
-    for number in range(TURNS_MAX):
-        attribution.hear(accepted(f"other-{number}", 0, label="other"))
-    assert attribution.adds_nothing(series)
+@pytest.mark.parametrize("members", [{}, {"response_id": "r"}, {"conversation_id": "c"}, {"response_id": None}])
+@pytest.mark.parametrize("client", [Client(uid=998), LANGUAGE_SERVER, Client(label="mine"), Client()])
+@pytest.mark.parametrize("second", [-1.0, 0.5, 50.0])
+def test_a_record_that_was_not_parsed_is_attributed_in_the_same_way(
+    client: Client, second: float, members: dict[str, object]
+) -> None:
+    """Whatever is known of it."""
+    attribution = told(
+        state(998),
+        accepted("t", 0, conversation_id="c"),
+        accepted("u", 0, label="mine"),
+        done("t", 10, response_ids=("r",)),
+    )
+    untouched = record(second, client=client, **members)
+    assert attribution.attribute_verbatim(*unparsed_entry(untouched)) == usage_entry(attribution.attribute(untouched))
+
+
+TOLD = st.one_of(
+    st.builds(accepted, st.sampled_from("tuv"), st.integers(0, 9), label=st.sampled_from("ab")),
+    st.builds(
+        done,
+        st.sampled_from("tuv"),
+        st.integers(0, 9),
+        response_ids=st.lists(st.sampled_from("rs"), max_size=2).map(tuple),
+    ),
+)
+
+
+def turn_by_the_rule(events: list[TurnAccepted | TurnDone], second: float, response_id: str) -> str | None:
+    """Whose a record of label `a` is, by a look at all that was said; turns have no conversations here."""
+    turns: dict[str, dict[str, Any]] = {}
+    for event in events:
+        moment = datetime.fromisoformat(event.at)
+        if isinstance(event, TurnAccepted):
+            turn = turns.setdefault(event.turn_id, {"label": event.label, "began": moment, "ended": None, "named": ()})
+            if turn["ended"] is None:
+                turn["began"] = max(turn["began"], moment)
+        elif event.turn_id in turns:
+            turn = turns[event.turn_id]
+            turn["ended"] = turn["ended"] or moment
+            turn["named"] = event.response_ids
+    ours = {turn_id: turn for turn_id, turn in turns.items() if turn["label"] == "a"}
+    named = [turn_id for turn_id, turn in ours.items() if response_id in turn["named"]]
+    now = ZERO + timedelta(seconds=second)
+    going_on = [each for each, turn in ours.items() if turn["ended"] is None and turn["began"] <= now]
+    over = [each for each, turn in ours.items() if turn["ended"] and turn["began"] <= now <= turn["ended"] + GRACE]
+    candidates = named or going_on or over
+    return candidates[0] if named or len(candidates) == 1 else None
+
+
+@given(st.lists(TOLD, max_size=12), st.floats(0, 13), st.sampled_from("rsx"))
+def test_a_turn_is_found_as_if_all_were_looked_at(
+    events: list[TurnAccepted | TurnDone], second: float, response_id: str
+) -> None:
+    """In whatever order they began, ended, and named their answers."""
+    named = [each for event in events if isinstance(event, TurnDone) for each in event.response_ids]
+    assume(len(named) == len(set(named)))  # no provider gives two turns one answer
+    found = told(*events).attribute(record(second, client=Client(label="a"), response_id=response_id))["turn_id"]
+    assert found == turn_by_the_rule(events, second, response_id)

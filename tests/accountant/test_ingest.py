@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import uvloop
 
+from services.accountant.attribution import Attribution
 from services.accountant.ingest import Ingest
 from services.accountant.intake import Intake
 from services.bus.addresses import EXCHANGE_TOPIC, HELLO_TOPIC, USAGE_TOPIC, Addresses
@@ -37,7 +38,7 @@ class Desk:
         self.heard = Subscriber(connect=[self.addresses.usage], topics=[USAGE_TOPIC])
         self.ingest = Ingest(
             ledger=self.ledger,
-            intake=Intake(lambda record: record, pending_max=1000),
+            intake=Intake(Attribution(), pending_max=1000),
             exchanges=self.exchanges,
             marks=self.marks,
             usage=self.usage,

@@ -1,5 +1,7 @@
 """What is taken: the next record of each epoch, once, readable or not. (tests/bus/test_sending.py has the protocol.)"""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,10 +10,10 @@ from services.accountant.attribution import Attribution
 from services.accountant.intake import Intake, read_message
 from services.bus.delivery import ExchangeBatch, HeldEpoch, LeftBehind, batch_from, encode_batch
 from services.events.codec import encode, read_object
-from services.events.exchange import Client, UsageMembers, UsageRecorded
+from services.events.exchange import Client, UsageRecorded
 from services.events.lifecycle import LanguageServerState, ServerState
 from services.events.turn import TurnAccepted
-from services.ledger.entry import ExchangeEntry, GapEntry, RefusedEntry, Source, Superseding, UsageEntry
+from services.ledger.entry import ExchangeEntry, GapEntry, RefusedEntry, Source, Superseding, UsageEntry, usage_entry
 from tests.support.event_values import values_of
 from tests.support.records import AT, exchange_record, usage_json, usage_members
 
@@ -20,12 +22,8 @@ SOURCE = Source("mitm-0", EPOCH)
 GOOD = read_object(usage_json())
 
 
-def same(record: UsageMembers) -> UsageMembers:
-    return record
-
-
 def intake(pending_max: int = 100) -> Intake:
-    return Intake(same, pending_max=pending_max)
+    return Intake(Attribution(), pending_max=pending_max)
 
 
 def batch(first: int, *records: object, left_behind: LeftBehind | None = None) -> ExchangeBatch:
@@ -77,11 +75,13 @@ def test_memory_is_bounded() -> None:
 
 def test_each_kind_of_record_becomes_its_entry() -> None:
     """Usage rows, counted exchanges, and what cannot be read."""
-    taken = Intake(lambda record: usage_members("changed"), pending_max=100)
+    attribution = Attribution()
+    attribution.hear(TurnAccepted(turn_id="t", at=AT, label="antigravity"))
+    taken = Intake(attribution, pending_max=100)
     taken.take(batch(1, GOOD, read_object(encode(exchange_record())), {"schema": "wiremeter.unreadable/1"}))
     usage, exchange, refused = (arrival.entry for arrival in taken.pending)
     assert isinstance(usage, UsageEntry)
-    assert b'"event_id":"changed"' in usage.body
+    assert usage.body.endswith(b'"turn_id":"t"}')
     assert isinstance(exchange, ExchangeEntry)
     assert isinstance(refused, RefusedEntry)
     assert taken.refused == 1
@@ -148,6 +148,8 @@ def test_what_a_dead_process_left_unfinished_names_what_makes_it_superfluous() -
 BROKEN = [b"{}", b"1", usage_json(at="never"), usage_json(usage={"x": 10**13}), usage_json(client=Client(uid=1 << 40))]
 SPECIAL = [
     usage_json(client=Client(uid=998)),
+    usage_json(client=Client(uid=998, executable="label:null", run="r"), conversation_id="c", usage={"label": 1}),
+    usage_json(client=Client(uid=998), conversation_id="d", response_id=None),
     usage_json(client=Client(uid=5, label="antigravity")),
     usage_json(client=Client(label="")),
     usage_json(turn_id="t"),
@@ -158,22 +160,33 @@ SPECIAL = [
 ]
 
 
+LANGUAGE_SERVER_READY = LanguageServerState(
+    at=AT, state=ServerState.READY, profile="p", label="antigravity", user="u", uid=998, way="redirect"
+)
+LABELS = st.sampled_from(["antigravity", "", '"label":null', "größer"]) | st.text(max_size=5)
+TOLD = st.one_of(
+    LABELS.map(lambda label: dataclasses.replace(LANGUAGE_SERVER_READY, label=label)),
+    st.builds(
+        TurnAccepted,
+        turn_id=st.sampled_from(["t", 'u"', ""]),
+        at=st.just(AT),
+        label=LABELS,
+        conversation_id=st.none() | st.just("c"),
+    ),
+)
+
+
 @given(
     st.lists(values_of(UsageRecorded).map(encode) | st.sampled_from([usage_json("a"), *SPECIAL, *BROKEN]), max_size=4),
-    st.booleans(),
+    st.lists(TOLD, max_size=3),
 )
-def test_records_that_are_not_parsed_become_the_same_arrivals(records: list[bytes], is_told: bool) -> None:
+def test_records_that_are_not_parsed_become_the_same_arrivals(records: list[bytes], told: list[object]) -> None:
     """And the same refusals, with the same attribution."""
     attribution = Attribution()
-    if is_told:
-        attribution.hear(
-            LanguageServerState(
-                at=AT, state=ServerState.READY, profile="p", label="antigravity", user="u", uid=998, way="redirect"
-            )
-        )
-        attribution.hear(TurnAccepted(turn_id="t", at=AT, label="antigravity"))
-    unparsed = Intake(attribution.attribute, attribution.adds_nothing, pending_max=100)
-    parsed = Intake(attribution.attribute, pending_max=100)
+    for event in told:
+        attribution.hear(event)
+    unparsed = Intake(attribution, pending_max=100)
+    parsed = Intake(attribution, pending_max=100)
     message = encode_batch("mitm-0", EPOCH, 1, records)
     unparsed.take(batch_from(read_message(message)))
     parsed.take(batch_from(read_object(message)))
@@ -186,7 +199,22 @@ def test_an_ordinary_record_is_not_parsed() -> None:
     message = encode_batch("mitm-0", EPOCH, 1, [usage_json()])
     (record,) = batch_from(read_message(message)).records
     assert isinstance(record, tuple)
-    taken = Intake(same, lambda series: True, pending_max=100)
+    taken = intake()
     taken.take(batch_from(read_message(message)))
     assert isinstance(taken.pending[0].entry, UsageEntry)
     assert taken.pending[0].entry.body == usage_json().replace(b'"schema":"wiremeter.usage/1",', b"")
+
+
+@pytest.mark.parametrize("client", [Client(uid=998, label="mine"), Client(uid=998)], ids=["labelled", "unlabelled"])
+def test_a_record_that_gets_a_label_or_a_turn_is_not_parsed_either(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is added is put between its bytes: in ordinary use that is every record of the language server."""
+    attribution = Attribution()
+    for told in (LANGUAGE_SERVER_READY, TurnAccepted(turn_id="t", at=AT, label=client.label or "antigravity")):
+        attribution.hear(told)
+    taken = Intake(attribution, pending_max=100)
+    monkeypatch.setattr("services.accountant.intake.record_from", None)
+    taken.take(batch_from(read_message(encode_batch("mitm-0", EPOCH, 1, [usage_json(client=client)]))))
+    wanted = usage_members(client=Client(uid=998, label=client.label or "antigravity"), turn_id="t")
+    assert taken.pending[0].entry == usage_entry(wanted)

@@ -35,3 +35,25 @@ def test_a_draft_begins_anew_with_what_it_has_come_to() -> None:
     draft.begin(b'{"usage":3}')
     assert (draft.record(), draft.first_part) == (b'{"usage":3}', b'{"usage":3}')
     assert draft.size_bytes == len(entry(draft, {"usage": 3}))
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=20), st.booleans())
+def test_what_repeats_is_written_as_any_progress_is(parts: list[bytes], is_holding: bool) -> None:
+    """One entry for each, whatever its size; at once where nothing waits."""
+
+    class Held:
+        def __init__(self) -> None:
+            self.is_holding = is_holding
+            self.entries: list[bytes] = []
+            self.written = 0
+
+        def write_held(self) -> None:
+            self.written += 1
+
+    held, draft = Held(), Draft(b"id", b"{}")
+    repeat = draft.repeater(held.entries.append, held)
+    for part in parts:
+        repeat(part)
+    assert held.entries == [encode_single(draft.progress_head, part) for part in parts]
+    assert draft.repeated == held.entries[-1]
+    assert held.written == (0 if is_holding else len(parts))

@@ -508,6 +508,7 @@ def test_what_stays_of_held_entries_that_cannot_be_cut_off_counts(
     journal.retry()
     finish(journal, 5, 6)
     assert (journal.last, journal.waiting) == (5, 0)
+    assert journal.size_bytes == sum(path.stat().st_size for path in tmp_path.rglob("*.segment"))
     assert numbers(journal.read(1, *EVERYTHING)) == [1, 2, 3, 4, 5]
     _, (past,) = reopened(tmp_path)
     assert numbers(past.read(1, *EVERYTHING)) == [1, 2, 3, 4, 5]

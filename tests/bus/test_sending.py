@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from services.accountant.attribution import Attribution
 from services.accountant.intake import Intake
 from services.bus.delivery import ExchangeBatch, HeldEpoch
 from services.bus.sending import SendWindow
@@ -152,7 +153,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule()
     def restart_accountant(self) -> None:
-        self.intake = Intake(lambda record: record, pending_max=4)
+        self.intake = Intake(Attribution(), pending_max=4)
         self.intake.reset({SOURCE: len(self.ledger)})
         self.marks.clear()
 

@@ -136,6 +136,27 @@ def test_a_draft_without_progress_stands_as_it_is() -> None:
     assert orjson.loads(unfinished_record([b'{"a": 1, "b": {"c": 1}}', b'{"b": {"d": 2}}'])) == {"a": 1, "b": {"d": 2}}
 
 
+def test_what_a_process_wrote_for_itself_becomes_a_record(tmp_path: Path) -> None:
+    """Of a draft with its progress, once for each, whatever became of it in the journal meanwhile."""
+
+    def restore(record: dict[str, object]) -> dict[str, object]:
+        usage = record["usage"]
+        return record | {"usage": sum(usage)} if isinstance(usage, list) else record
+
+    journal = Journal.open(tmp_path, "mitm-0", limits=JournalLimits(segment_bytes=400))
+    for exchange in ("one", "two", "three"):
+        journal.start(exchange, b'{"id":"%b","usage":0}' % exchange.encode())
+    repeat = journal.repeats("one")
+    for number in range(60):
+        repeat(b'{"usage":[1,%d]}' % number)
+        journal.progress("two", b'{"usage":[%d]}' % number)
+    journal.close(0)
+    past = Journal.open(tmp_path, "mitm-0", restore=restore).past[0]
+    past.scan()
+    records = [orjson.loads(record) for record in past.unfinished.read(1, *EVERYTHING)]
+    assert {record["id"]: record["usage"] for record in records} == {"one": 60, "two": 59, "three": 0}
+
+
 def test_a_deleted_epoch_is_gone(folder: Path) -> None:
     """With everything in it."""
     past = scanned(folder)

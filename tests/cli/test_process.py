@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.process import ProcessTree, TreeFailed, last_lines, wait_until
+from services.cli.process import ProcessTree, TreeFailed, last_lines, problem_once_started, wait_until
 from tests.support.checkout import checkout
 from tests.support.eventually import eventually
 from tests.support.stub_services import Tree
@@ -72,3 +72,18 @@ def test_waiting_has_an_end() -> None:
     assert not wait_until(lambda: bool(asked.append(1)), 0)
     assert asked
     assert wait_until(lambda: True, 0)
+
+
+@pytest.mark.parametrize(
+    ("pid", "answers"), [(None, ["no"]), (1, [None]), (1, ["no", "no", None, None])], ids=["nothing", "well", "starts"]
+)
+def test_a_start_gets_the_time_that_it_takes(pid: int | None, answers: list[str | None]) -> None:
+    """Where nothing runs there is nothing to wait for."""
+
+    class Asked(ProcessTree):
+        def pid(self) -> int | None:
+            return pid
+
+    left = iter(answers)
+    assert problem_once_started(Asked(Path("/nonexistent")), lambda: next(left)) == answers[-1]
+    assert list(left) == []

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import services.cli.run as run_module
+from services.cli.process import ProcessTree
 from services.cli.run import Order, run
 from services.cli.upstream import Api, ApiUnreachable
 from services.events.exchange import Client
@@ -21,6 +22,7 @@ from services.runtime.state import StateDirectory
 from tests.support.records import members_of, usage_record
 
 SETTINGS = Settings()
+NOTHING_RUNS = ProcessTree(Path("/nonexistent"))
 
 
 def moment(offset_s: float = 0.0) -> str:
@@ -63,10 +65,15 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDirectory:
 
 
 def ran(
-    state: StateDirectory, *program: str, api: Api | None = None, environ: Mapping[str, str] | None = None, **order: Any
+    state: StateDirectory,
+    *program: str,
+    tree: ProcessTree = NOTHING_RUNS,
+    api: Api | None = None,
+    environ: Mapping[str, str] | None = None,
+    **order: Any,
 ) -> int:
     environ = {"PATH": os.environ["PATH"]} if environ is None else environ
-    return run(Order(program=program, **order), SETTINGS, state, api or FakeApi(), environ)
+    return run(Order(program=program, **order), SETTINGS, state, tree, api or FakeApi(), environ)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,19 @@ def test_nothing_starts_that_would_not_be_metered(
     assert ran(state, "touch", str(tmp_path / "ran"), api=api) == 3
     assert words in capfd.readouterr().err
     assert not (tmp_path / "ran").exists()
+
+
+def test_it_waits_for_a_start(state: StateDirectory, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of supervisord, a moment ago, by the same script perhaps."""
+    api = FakeApi(alive=("accountant",))
+
+    class Starting(ProcessTree):
+        def pid(self) -> int:
+            api.alive = ("accountant", "mitm-0")
+            return 1
+
+    assert ran(state, "echo", "started", tree=Starting(state.home), api=api) == 0
+    assert capfd.readouterr().out == "started\n"
 
 
 def test_without_the_trust_bundle_nothing_starts(state: StateDirectory, capfd: pytest.CaptureFixture[str]) -> None:

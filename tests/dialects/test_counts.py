@@ -18,6 +18,7 @@ from services.dialects.counts import (
     objects_of,
     without_absent,
 )
+from services.ledger import entry
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,12 @@ def test_what_is_no_json_is_none(text: bytes) -> None:
 
 def test_a_cost_is_a_number() -> None:
     assert [cost_of(value) for value in (0, 0.25, "1", {"total_cost": 1}, True, None)] == [0, 0.25] + [None] * 4
+    assert [cost_of(value) for value in (1e300, -1e300, float("nan"), 10**30)] == [None] * 4
+
+
+def test_what_is_a_count_here_is_one_to_the_ledger() -> None:
+    """Also where several are added up: a record that the ledger refuses is a record that is lost."""
+    assert 100 * COUNT_MAX <= entry.COUNT_MAX
 
 
 @pytest.mark.parametrize(

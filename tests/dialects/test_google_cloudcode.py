@@ -28,7 +28,7 @@ def record_of_messages(*messages: dict[str, object]) -> ResponseUsage:
         ([{"creditAmount": "5"}, {"creditAmount": 0.25}], 5.25),
         ([{"creditAmount": "0"}], 0),
         ([{"creditType": "A"}], None),
-        ([{"creditAmount": "many"}, {"creditAmount": "inf"}, {"creditAmount": True}], None),
+        ([{"creditAmount": "many"}, {"creditAmount": "inf"}, {"creditAmount": True}, {"creditAmount": "1e300"}], None),
         ([], None),
         ("5", None),
     ],

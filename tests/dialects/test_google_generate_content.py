@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.dialects.google_generate_content import WORTH_LOOKING_BYTES, GenerateContentTally
-from services.dialects.recognise import RequestFacts, recognise
+from services.dialects.answer import AnswerReader
+from services.dialects.counts import COUNT_MAX
+from services.dialects.google_generate_content import COUNT_FIELDS, WORTH_LOOKING_BYTES, GenerateContentTally
+from services.dialects.recognise import Call, RequestFacts, counts_said, recognise
 from services.events.usage import Outcome, ResponseUsage
 from tests.support.reading import reader_of
 
 CALL = recognise("POST", "generativelanguage.googleapis.com", "/v1beta/models/gemini-2.5-flash:streamGenerateContent")
+
+CLOUD_CODE = recognise("POST", "cloudcode-pa.googleapis.com", "/v1internal:streamGenerateContent?alt=sse")
 
 
 def record_of_messages(*messages: dict[str, object]) -> ResponseUsage:
@@ -57,7 +61,15 @@ def test_beside_any_count_a_missing_prompt_or_answer_is_zero(count: str) -> None
 
 
 @pytest.mark.parametrize(
-    "usage", [{}, {"trafficType": "ON_DEMAND"}, {"promptTokenCount": None}, {"promptTokenCount": "9"}]
+    "usage",
+    [
+        {},
+        {"trafficType": "ON_DEMAND"},
+        {"promptTokenCount": None},
+        {"promptTokenCount": "9"},
+        {"totalTokenCount": COUNT_MAX + 1},
+        {"totalTokenCount": -COUNT_MAX - 1, "promptTokenCount": True},
+    ],
 )
 def test_usage_without_counts_is_none(usage: dict[str, object]) -> None:
     record = record_of_messages({"usageMetadata": {"totalTokenCount": 3}}, {"usageMetadata": usage})
@@ -206,3 +218,59 @@ def test_most_of_a_burst_is_not_parsed() -> None:
     assert tally.worth_parsing([*texts[:9], spelt, *texts[9:]]) == [spelt, texts[-1]]
     long = b'{"text": "' + b"x" * WORTH_LOOKING_BYTES * 30 + b'"}'
     assert tally.worth_parsing([long, *texts]) == [long, *texts]
+
+
+ODD = (
+    st.none()
+    | st.integers(-1, 1)
+    | st.sampled_from(["", "finishReason", [], [1], [None], {}, {"error": 1}, 2**53 + 1, 1.0])
+)
+DETAILS = st.just([{"modality": "TEXT", "tokenCount": 2}]) | ODD
+FULL_USAGES = st.dictionaries(st.sampled_from(COUNT_FIELDS), st.integers(0, 9) | ODD, max_size=6) | st.builds(
+    lambda usage, details: usage | {"promptTokensDetails": details}, USAGES, DETAILS
+)
+ODD_MESSAGES = st.fixed_dictionaries(
+    {"candidates": st.just([{"content": {}}]) | st.lists(CANDIDATES | ODD, max_size=2) | ODD},
+    optional={"usageMetadata": FULL_USAGES | ODD, "modelVersion": NAMES, "responseId": NAMES, "error": ODD},
+)
+WRAPPED = st.builds(
+    lambda response, rest: {"response": response} | rest,
+    PLAIN | ODD_MESSAGES | ODD,
+    st.just({"traceId": "t"})
+    | st.fixed_dictionaries({}, optional={"consumedCredits": ODD, "error": ODD, "traceId": ODD}),
+)
+
+
+@pytest.mark.parametrize("call", [CALL, CLOUD_CODE], ids=["bare", "wrapped"])
+@given(texts=st.lists(st.builds(written, ODD_MESSAGES | PLAIN | WRAPPED | ODD, st.booleans(), st.just("")), max_size=9))
+def test_an_event_that_comes_alone_is_worth_the_same(call: Call, texts: list[bytes]) -> None:
+    """It is read by a shorter way; what that journals, a list or not, stands for the counts in force."""
+    plain, short = (reader_of(call, 200, "text/event-stream") for _ in range(2))
+    assert isinstance(short, AnswerReader)
+    read_event = short.event_reader()
+    for text in texts:
+        changed = plain.feed(b"data: %b\n\n" % text)
+        members = read_event(text)
+        assert (members is not None) == changed
+        if members is not None:
+            usage = members["usage"]
+            said = counts_said(call.dialect or "", usage) if isinstance(usage, list) else usage
+            assert (said, members["response_model"]) == (plain.counts(), plain.response_model())
+    assert short.end(complete=True) == plain.end(complete=True)
+
+
+def test_an_event_of_text_and_counts_is_journaled_as_it_was_said() -> None:
+    """The reason for the shorter way: without it this would only be slower, so say it here."""
+    reader = reader_of(CLOUD_CODE, 200, "text/event-stream")
+    assert isinstance(reader, AnswerReader)
+    read_event = reader.event_reader()
+    texts = [
+        b'{"response":{"candidates":[],"usageMetadata":{"totalTokenCount":%d},"modelVersion":"m","responseId":"r"},'
+        b'"traceId":"t"}' % count
+        for count in (1, 2)
+    ]
+    assert read_event(texts[0]) == {
+        "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 1},
+        "response_model": "m",
+    }
+    assert read_event(texts[1]) == {"usage": [2, None, None, None, None, None], "response_model": "m"}

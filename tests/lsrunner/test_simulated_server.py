@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 
 import pytest
 
@@ -48,6 +49,21 @@ def test_without_a_proxy_it_dials_this_machine():
     assert type(connection).__name__ == "RedirectedConnection"
     proxied = Provider({"HTTPS_PROXY": "http://label:@127.0.0.1:8742"}).connect()
     assert (proxied.host, proxied.port) == ("127.0.0.1", 8742)
+
+
+def test_an_idle_connection_that_was_closed_is_not_used_again():
+    """The proxy has restarted meanwhile: the prompt that comes next shall not pay for it."""
+    provider = Provider({"HTTPS_PROXY": "http://label:@127.0.0.1:8742"})
+    kept, closed = provider.connect(), provider.connect()
+    kept.sock, other_end = socket.socketpair()
+    closed.sock, gone = socket.socketpair()
+    with other_end:
+        gone.close()
+        provider.keep(kept)
+        provider.keep(closed)
+        assert provider.connect() is kept
+        assert closed.sock is None
+        kept.close()
 
 
 def test_a_turn_that_has_not_called_yet_can_be_cancelled():

@@ -120,7 +120,7 @@ class Socket:
 
     def end(self, by: Abort | None = None) -> None:
         """The connection is over."""
-        self.observed.broken(by, self.now)
+        self.observed.broken(by, "it broke", self.now)
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -202,17 +202,19 @@ def test_a_refused_request_is_a_record_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("close", "broken_by", "expected"),
+    ("close", "broken_by", "expected", "reason"),
     [
-        (None, Abort.CLIENT, "client"),
-        (None, Abort.UPSTREAM, "upstream"),
-        (None, Abort.PROXY, "proxy"),
-        (None, None, "upstream"),
-        ("client", Abort.UPSTREAM, "client"),
-        ("server", Abort.CLIENT, "upstream"),
+        (None, Abort.CLIENT, "client", "it broke"),
+        (None, Abort.UPSTREAM, "upstream", "it broke"),
+        (None, Abort.PROXY, "proxy", "it broke"),
+        (None, None, "upstream", "it broke"),
+        ("client", Abort.UPSTREAM, "client", "the client closed the WebSocket"),
+        ("server", Abort.CLIENT, "upstream", "upstream closed the WebSocket"),
     ],
 )
-def test_a_response_that_was_begun_is_truncated(close: str | None, broken_by: Abort | None, expected: str) -> None:
+def test_a_response_that_was_begun_is_truncated(
+    close: str | None, broken_by: Abort | None, expected: str, reason: str
+) -> None:
     """By whoever closed first, or else broke off."""
     it = Socket()
     it.ask(asking("a"))
@@ -224,6 +226,7 @@ def test_a_response_that_was_begun_is_truncated(close: str | None, broken_by: Ab
     it.end(broken_by)
     [record] = it.records
     assert (record["outcome"], record["aborted_by"], record["response_id"]) == ("truncated", expected, "r1")
+    assert record["reason"] == reason
     assert it.drafts() == {}
 
 
@@ -577,6 +580,7 @@ def test_an_upstream_that_dies_truncates_the_response(proxy: Mitm, how: str) -> 
         assert client.ending == ending
         [record] = proxy.outbox.of(host)
     assert (record["outcome"], record["aborted_by"], record["request_model"]) == ("truncated", "upstream", "a")
+    assert record["reason"] == "upstream closed the connection"
 
 
 @pytest.mark.parametrize("how", LEAVING)
@@ -597,3 +601,4 @@ def test_a_client_that_dies_truncates_the_response(proxy: Mitm, how: str) -> Non
         leave(client)
         [record] = proxy.outbox.of(host)
     assert (record["outcome"], record["aborted_by"], record["response_id"]) == ("truncated", "client", "r1")
+    assert record["reason"] == "the client closed the connection"

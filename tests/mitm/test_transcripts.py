@@ -180,8 +180,8 @@ def stage(proxy: Mitm) -> Stage:
     built = Stage(proxy)
 
     def script(link: TlsEnd) -> None:
-        while head := link.read_until(b"\r\n\r\n"):
-            fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+        while link.has_more():  # mitm keeps the connection, and may close it only when it stops itself
+            fields = dict(line.lower().split(b": ", 1) for line in link.read_head().split(b"\r\n")[1:-2])
             link.read(int(fields[b"content-length"]))
             answer = built.answers[int(fields[b"x-answer"])]
             link.send(*answer.on_the_wire())

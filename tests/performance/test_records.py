@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import record
+from bench.records import FIRST_US, record
 from services.accountant.attribution import Attribution
 from services.accountant.intake import Intake, read_message
 from services.bus.delivery import batch_from, encode_batch
 from services.bus.journal import Journal
 from services.events.codec import encode, read_object
+from services.events.turn import StopReason, TurnAccepted, TurnDone
+from services.ledger.entry import UsageEntry
 from services.ledger.store import LedgerStore
+from services.ledger.window import text_from
 from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
 
 BATCH = 64
@@ -24,6 +27,7 @@ PROGRESS_CALLS = 9
 FINISH_CALLS = 22
 PARSED_CALLS = 27.4
 UNPARSED_CALLS = 17.6
+ATTRIBUTED_CALLS = 30
 COMMIT_CALLS = 3.45
 # Of what a batch writes besides its rows: series, measures and sums of three levels.
 STATEMENTS_OF_SUMS_MAX = 4
@@ -43,8 +47,7 @@ def message(first: int) -> bytes:
 
 
 def new_intake() -> Intake:
-    attribution = Attribution()
-    return Intake(attribution.attribute, attribution.adds_nothing, pending_max=10_000)
+    return Intake(Attribution(), pending_max=10_000)
 
 
 def taken(intake: Intake, batches: int, read: Callable[[bytes], dict[str, object]] = read_message) -> None:
@@ -107,6 +110,23 @@ def test_a_record_is_taken_with_as_many_calls_as_ever(
     calls = calls_of(lambda: [intake.take(batch_from(read(each))) for each in messages])
     assert len(intake.pending) == (1 + BATCHES) * BATCH
     assert is_as_ever(calls / BATCHES / BATCH, expected)
+
+
+def test_a_record_that_gets_a_turn_takes_as_many_calls_as_ever() -> None:
+    """However many turns there were before: what is added is put between its bytes."""
+    attribution = Attribution()
+    for second in range(60):
+        at = text_from(FIRST_US - (60 - second) * 10_000_000)
+        attribution.hear(TurnAccepted(turn_id=f"turn-{second}", at=at, label="client-0"))
+        attribution.hear(TurnDone(turn_id=f"turn-{second}", number=1, at=at, stop_reason=StopReason.END))
+    attribution.hear(TurnAccepted(turn_id="turn", at=text_from(FIRST_US), label="client-0"))
+    intake = Intake(attribution, pending_max=10_000)
+    taken(intake, 1)
+    messages = [message(1 + number * BATCH) for number in range(1, 1 + BATCHES)]
+    calls = calls_of(lambda: [intake.take(batch_from(read_message(each))) for each in messages])
+    bodies = [arrival.entry.body for arrival in intake.pending if isinstance(arrival.entry, UsageEntry)]
+    assert sum(body.endswith(b'"turn_id":"turn"}') for body in bodies) == len(bodies) / 2
+    assert is_as_ever(calls / BATCHES / BATCH, ATTRIBUTED_CALLS)
 
 
 def test_a_batch_is_one_transaction_of_few_statements(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class Bench:
             "WIREMETER_ACCOUNTANT_USAGE_ENDPOINT": "tcp://{}:{}".format(*self.usage_address),
         }
         (home / "wiremeter.toml").touch()
+        (home / "log").mkdir()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property

@@ -142,6 +142,15 @@ def test_addresses_are_split_or_refused(text: str) -> None:
     assert found is None or 0 < found[1] < 65536
 
 
+@pytest.mark.parametrize("home", ["state", "./state", "~/state"])
+def test_a_home_that_is_relative_is_refused(home: str, tmp_path: Path) -> None:
+    """Every command would find another one where it is typed; a shell expands `~`, we do not."""
+    assert problems_of("", tmp_path, WIREMETER_HOME=home) == [
+        f"WIREMETER_HOME is {home!r}; an absolute path is allowed"
+    ]
+    assert read("", tmp_path, WIREMETER_HOME="").mitm == read("", tmp_path, WIREMETER_HOME="/state").mitm
+
+
 def test_addresses() -> None:
     """IPv6 stands in brackets; only loopback is loopback."""
     assert split_address("[::1]:443") == ("::1", 443)

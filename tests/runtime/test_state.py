@@ -19,6 +19,13 @@ def test_where_it_is() -> None:
     assert StateDirectory.from_environ({"HOME": "/h"}).home == Path("/h/.local/state/wiremeter")
 
 
+@pytest.mark.parametrize("state_home", ["", "x", "./x", "~/x"])
+def test_a_state_home_that_is_relative_is_ignored(state_home: str) -> None:
+    """As its specification says: where would it be relative to?"""
+    found = StateDirectory.from_environ({"HOME": "/h", "XDG_STATE_HOME": state_home})
+    assert found.home == Path("/h/.local/state/wiremeter")
+
+
 def test_it_is_nobody_elses(tmp_path: Path) -> None:
     """Directories are 0700, whatever the umask was."""
     before = os.umask(0)

@@ -11,11 +11,12 @@ RECORD = {"schema": "wiremeter.usage/1", "at": "2026-11-23T17:40:11.123456Z", "m
 
 
 @contextlib.contextmanager
-def usage_topic() -> Iterator[str]:
+def usage_topic(endpoint: str = "tcp://127.0.0.1:*") -> Iterator[str]:
     """Publish records 1, 4, 7, 8, 11, … until the end; give the endpoint."""
     context, stopping = zmq.Context(), threading.Event()
     publisher = context.socket(zmq.PUB)
-    port = publisher.bind_to_random_port("tcp://127.0.0.1")
+    publisher.bind(endpoint)
+    bound = publisher.get_string(zmq.LAST_ENDPOINT)
 
     def publish() -> None:
         # Again and again, because a subscriber is never there from the first one on.
@@ -29,7 +30,7 @@ def usage_topic() -> Iterator[str]:
     thread = threading.Thread(target=publish)
     thread.start()
     try:
-        yield f"tcp://127.0.0.1:{port}"
+        yield bound
     finally:
         stopping.set()
         thread.join()
