@@ -23,7 +23,13 @@ from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import Wiring
 from services.runtime.environment import ClientName, client_name
 from services.runtime.settings import split_address
-from services.wire.client_hello import HANDSHAKE_RECORD, ClientHello, ClientHelloInvalid, ClientHelloReader
+from services.wire.client_hello import (
+    HANDSHAKE_RECORD,
+    ClientHello,
+    ClientHelloInvalid,
+    ClientHelloReader,
+    read_whole_hello,
+)
 from services.wire.http1 import HttpInvalid, RequestHead, read_request_head
 from services.wire.http2_parts import ALPN as HTTP2
 
@@ -33,8 +39,6 @@ if TYPE_CHECKING:
 # A proxy's request head has an address and credentials, nothing more.
 CONNECT_HEAD_BYTES_MAX = 16 * 1024
 _HTTPS_PORT = 443
-# Most connections go where others have gone.
-_route = lru_cache(maxsize=256)(Route)
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 # RFC 8446 §6.2
 _DECODE_ERROR = 50
@@ -58,6 +62,19 @@ class _Phase(Enum):
     DIAL = "awaiting the tunnel's other end"
     LINGER = "awaiting the client's end"
     OVER = "over"
+
+
+# Those of every connection: an attribute of an Enum takes Python 3.11 as long as twenty names of the module.
+_FIRST_BYTES = _Phase.FIRST_BYTES
+_HELLO = _Phase.HELLO
+_HANDSHAKE = _Phase.HANDSHAKE
+_OVER = _Phase.OVER
+
+
+@lru_cache(maxsize=256)
+def _route(host: str, port: int, original: Address | None) -> Route:
+    """Most connections go where others have gone."""
+    return Route(host=host, port=port, original=original)
 
 
 class ConnectionPeer:
@@ -99,8 +116,8 @@ class Arrivals(Protocol):
     def client_spoke(self, host: str) -> None:
         """A client has made a request, so that it trusts us."""
 
-    def server_context_for(self, stream: Stream, host: str, *, http2: bool) -> None:
-        """Put the server side of TLS on the stream, with a leaf for `host` and the protocol."""
+    def start_tls(self, stream: Stream, host: str, http2: bool, received: bytes) -> None:
+        """Put the server side of TLS on the stream, with a leaf for `host` and the protocol; see `Stream.start_tls`."""
 
 
 class Arrival:
@@ -131,45 +148,42 @@ class Arrival:
         self._original = original
         self._wiring = wiring
         self._arrivals = arrivals
-        self._phase = _Phase.FIRST_BYTES
-        self._received = bytearray()
-        self._hello = ClientHelloReader()
+        self._phase = _FIRST_BYTES
+        self._received = b""
+        self._hello: ClientHelloReader | None = None  # for one that does not come as a whole
         self._connect: Address | None = None
         self._established = False
         self._route: Route | None = None
         self._http2 = False
         self._upstream: Stream | None = None
         self.deadline = wiring.poller.now + wiring.limits.client_hello_timeout_s
-        stream.watch(self._on_readable, on_failed=self.fail)
+        stream.watch(self.on_readable, on_failed=self.fail)
 
     def __repr__(self) -> str:
         return f"<Arrival {self._phase.value}>"
 
     # -- the first bytes ---------------------------------------------------
 
-    def receive_early(self) -> None:
-        """Take what has come while we asked who it is: clients speak first, and many have by now."""
-        self._on_readable()
-
-    def _on_readable(self) -> None:
-        if self._phase is _Phase.HANDSHAKE:
+    def on_readable(self) -> None:
+        """Take what has come."""
+        phase = self._phase
+        if phase is _HANDSHAKE:
             self._on_handshake()
             return
         size = self._stream.receive()
-        if size == NOTHING_YET:
-            return
-        if size < 0:
-            self._end()
+        if size <= 0:
+            if size != NOTHING_YET:
+                self._end()
             return
         data = bytes(self._wiring.scratch.plain_view[:size])
-        if self._phase is _Phase.FIRST_BYTES:
+        if phase is _FIRST_BYTES:
             self._take_first_bytes(data)
-        elif self._phase is _Phase.HELLO:
+        elif phase is _HELLO:
             self._take_hello(data)
 
     def _take_first_bytes(self, data: bytes) -> None:
         if not self._received and data[0] == HANDSHAKE_RECORD:
-            self._phase = _Phase.HELLO
+            self._phase = _HELLO
             self._take_hello(data)
             return
         if not self._received and not data[:1].isalpha():
@@ -182,8 +196,8 @@ class Arrival:
         elif (end + 4 if end >= 0 else len(self._received)) > CONNECT_HEAD_BYTES_MAX:
             self._refuse(431, f"request head of {len(self._received)} bytes exceeds {CONNECT_HEAD_BYTES_MAX}")
         elif end >= 0:
-            head, rest = bytes(self._received[: end + 4]), bytes(self._received[end + 4 :])
-            self._received.clear()
+            head, rest = self._received[: end + 4], self._received[end + 4 :]
+            self._received = b""
             self._take_request(head, rest)
 
     def _take_request(self, head: bytes, rest: bytes) -> None:
@@ -209,7 +223,7 @@ class Arrival:
         if target[0] in self._wiring.hosts or _is_ip_address(target[0]):
             self._stream.send(_ESTABLISHED)
             self._established = True
-            self._phase = _Phase.HELLO
+            self._phase = _HELLO
             self.deadline = self._wiring.poller.now + self._wiring.limits.client_hello_timeout_s
             if rest:
                 self._take_hello(rest)
@@ -218,14 +232,16 @@ class Arrival:
             self._tunnel(Route(host=target[0], port=target[1]))
 
     def _take_hello(self, data: bytes) -> None:
-        is_first = not self._received
-        self._received += data
-        if is_first and data[0] != HANDSHAKE_RECORD and self._connect is not None:
+        received, self._received = self._received, self._received + data
+        if self._connect is not None and not received and data[0] != HANDSHAKE_RECORD:
             # Behind a CONNECT anything may be spoken; only TLS is ours to look at.
             self._tunnel(self._route_to(self._connect[0]))
             return
         try:
-            hello = self._hello.feed(data)
+            hello = None if received else read_whole_hello(data)
+            if hello is None:
+                self._hello = self._hello or ClientHelloReader()
+                hello = self._hello.feed(data)
         except ClientHelloInvalid as error:
             self._refuse_tls(_DECODE_ERROR, str(error))
             return
@@ -241,13 +257,14 @@ class Arrival:
             self._end()
             return
         listed = name is not None and name in self._wiring.hosts
-        has_http1 = not hello.protocols or "http/1.1" in hello.protocols
-        if name is not None and listed and (has_http1 or HTTP2 in hello.protocols):
-            self._route = self._route_to(name)
-            if has_http1 and HTTP2 in hello.protocols and self._wiring.limits.http2 == "prefer":
+        offered = hello.protocols
+        has_http1, has_http2 = not offered or "http/1.1" in offered, HTTP2 in offered
+        if name is not None and listed and (has_http1 or has_http2):
+            self._route = route = self._route_to(name)
+            if has_http1 and has_http2 and self._wiring.limits.http2 == "prefer":
                 self._choose()
             else:
-                self._intercept(http2=not has_http1)
+                self._intercept(route, not has_http1)
             return
         if listed:
             self._wiring.logs.warning("connection.unread", host=name, reason=f"the client offers {hello.protocols}")
@@ -265,9 +282,9 @@ class Arrival:
     def _route_to(self, host: str) -> Route:
         if self._connect is not None:
             literal = self._connect if _is_ip_address(self._connect[0]) else None
-            return _route(host=host, port=self._connect[1], original=literal)
-        port = self._original[1] if self._original else _HTTPS_PORT
-        return _route(host=host, port=port, original=self._original)
+            return _route(host, self._connect[1], literal)
+        original = self._original
+        return _route(host, original[1] if original else _HTTPS_PORT, original)
 
     def _choose(self) -> None:
         """Ask the provider first: only what it speaks can be passed on."""
@@ -286,16 +303,14 @@ class Arrival:
             self._upstream = upstream
         elif upstream is not None:
             self._wiring.pool.put(self._route, upstream)
-        self._intercept(http2=is_http2)
+        self._intercept(self._route, is_http2)
 
-    def _intercept(self, *, http2: bool) -> None:
-        assert self._route is not None
+    def _intercept(self, route: Route, http2: bool) -> None:
         self._http2 = http2
-        self._arrivals.server_context_for(self._stream, self._route.host, http2=http2)
-        self._phase = _Phase.HANDSHAKE
+        self._arrivals.start_tls(self._stream, route.host, http2, self._received)
+        self._received = b""
+        self._phase = _HANDSHAKE
         self.deadline = self._wiring.poller.now + self._wiring.limits.handshake_timeout_s
-        self._stream.feed_tls(bytes(self._received))
-        self._received.clear()
         self._shake_hands()
 
     def _on_handshake(self) -> None:
@@ -316,7 +331,7 @@ class Arrival:
         except TlsFailed as error:
             self._handshake_failed(self._route.host, str(error))
             return
-        self._phase = _Phase.OVER
+        self._phase = _OVER
         upstream, self._upstream = self._upstream, None
         relay = self._relay(self._route, upstream)
         self._arrivals.arrival_became(self, relay)
@@ -355,7 +370,7 @@ class Arrival:
         assert self._route is not None
         if self._connect is not None and not self._established:
             self._stream.send(_ESTABLISHED)
-        self._phase = _Phase.OVER
+        self._phase = _OVER
         poller = self._wiring.poller
         started, host = poller.now, self._route.host
         peer, parts, arrivals = self._peer, self._wiring.observer_parts, self._arrivals
@@ -375,7 +390,7 @@ class Arrival:
         )
         self._arrivals.arrival_became(self, tunnel)
         if self._received:
-            tunnel.send_up(bytes(self._received))
+            tunnel.send_up(self._received)
         self._stream.resume()
         return True
 
@@ -387,7 +402,7 @@ class Arrival:
             return
         self._wiring.logs.warning("tunnel.failed", reason=str(failure))
         if self._connect is not None and not self._established:
-            self._phase = _Phase.FIRST_BYTES
+            self._phase = _FIRST_BYTES
             self._refuse(504 if failure.kind == "timeout" else 502, str(failure), f"upstream_{failure.kind}")
         else:
             # A client that dialled the address itself sees what it would have seen: no connection.
@@ -420,8 +435,8 @@ class Arrival:
         if self._upstream is not None:
             self._wiring.pool.discard(self._upstream)
             self._upstream = None
-        if self._phase is not _Phase.OVER:
-            self._phase = _Phase.OVER
+        if self._phase is not _OVER:
+            self._phase = _OVER
             self._arrivals.arrival_became(self, None)
 
     def expire(self) -> None:

@@ -27,16 +27,20 @@ _NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
 _NLM_F_REQUEST = 1
 _NO_COOKIE = b"\xff" * 8
-_REQUEST = struct.Struct("=IHHIIBBBxI")  # struct nlmsghdr; struct inet_diag_req_v2, before the addresses
+_ALL_STATES = 0xFFF
+_REQUEST = struct.Struct("=8sI12s")  # the sequence, in the middle of what is always the same
 # struct inet_diag_sockid: ports, addresses padded with zeros, interface, cookie
 _ADDRESSES = struct.Struct("!HH16s16s4x8s")
 _REQUEST_BYTES = _REQUEST.size + _ADDRESSES.size
-_ANSWER = struct.Struct("=4xH2xI4x")  # struct nlmsghdr: type, sequence
-_ANSWER_OWNER = struct.Struct("=12xII")  # struct inet_diag_msg, after the addresses: expires, queues, uid, inode
-_ANSWER_OWNER_AT = _ANSWER.size + 4 + _ADDRESSES.size
+_REQUEST_START = struct.pack("=IHH", _REQUEST_BYTES, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST)  # struct nlmsghdr, begun
+# Its end; struct inet_diag_req_v2, before the addresses.
+_REQUEST_END = {
+    family: struct.pack("=IBBBxI", 0, family, IPPROTO_TCP, 0, _ALL_STATES) for family in (AF_INET, AF_INET6)
+}
+# struct nlmsghdr: type, sequence; struct inet_diag_msg behind the addresses: expires, queues, uid, inode
+_ANSWER = struct.Struct(f"=4xH2xI4x4x{_ADDRESSES.size}x12xII")
 _ANSWER_BYTES_MAX = 8192
 _ANSWER_WAIT = struct.pack("@ll", 0, 500_000)  # struct timeval: half a second
-_ALL_STATES = 0xFFF
 # Processes remembered as likely holders of the next connection, per process of ours: a descriptor for each.
 _REMEMBERED_MAX = 64
 # Descriptors looked at in one search: a machine with very many processes must not stop the traffic.
@@ -66,6 +70,7 @@ class PeerDirectory:
         self._netlink: socket.socket | None = None
         self._remembered: OrderedDict[int, _Process] = OrderedDict()
         self._sequence = 0
+        self._answer = bytearray(_ANSWER_BYTES_MAX)
         try:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
             # Not settimeout: with that Python asks the kernel twice.
@@ -99,45 +104,49 @@ class PeerDirectory:
                 by `wiremeter run`.
         """
         process = self._holder_of(owner)
-        pid = program = folder = None
-        if process is not None:
-            pid = process.pid
-            program = process.link(b"exe")
-            if program is not None:
-                name = name or process.name_as(program)
-            folder = process.link(b"cwd")
-        label, run = (name.label, name.run) if name else (None, None)
-        return _client(owner.uid, pid, program, folder, label, run)
+        if process is None:
+            return _client(owner.uid, None, None, None, name)
+        program = process.link(b"exe")
+        if name is None and program is not None:
+            name = process.name_as(program)
+        return _client(owner.uid, process.pid, program, process.link(b"cwd"), name)
 
     def _ask(self, netlink: socket.socket, near: Address, far: Address) -> Owner | None:
         self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
         family = AF_INET6 if ":" in near[0] else AF_INET
         netlink.send(
-            _REQUEST.pack(
-                _REQUEST_BYTES, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0, family, IPPROTO_TCP, 0, _ALL_STATES
-            )
+            _REQUEST.pack(_REQUEST_START, sequence, _REQUEST_END[family])
             + _ADDRESSES.pack(near[1], far[1], inet_pton(family, near[0]), inet_pton(family, far[0]), _NO_COOKIE)
         )
-        kind, answered, answer = 0, -1, b""
+        kind, answered, uid, inode = 0, -1, 0, 0
         while answered != sequence:  # an answer that came too late last time is passed over
-            answer = netlink.recv(_ANSWER_BYTES_MAX)
-            kind, answered = _ANSWER.unpack_from(answer)
+            netlink.recv_into(self._answer)
+            # One that says that there is no such socket is shorter: then the rest is of another, and not looked at.
+            kind, answered, uid, inode = _ANSWER.unpack_from(self._answer)
         if kind != _SOCK_DIAG_BY_FAMILY:
             return None  # NLMSG_ERROR: no such socket
-        return Owner(*_ANSWER_OWNER.unpack_from(answer, _ANSWER_OWNER_AT))
+        return Owner(uid, inode)
 
     # -- the process -------------------------------------------------------
 
     def _holder_of(self, owner: Owner) -> "_Process | None":
-        wanted = b"socket:[%d]" % owner.inode
-        for process in tuple(reversed(self._remembered.values())):
+        uid, inode = owner
+        wanted = b"socket:[%d]" % inode
+        found = None
+        gone: list[int] = []
+        for process in reversed(self._remembered.values()):
             try:
-                if process.uid() == owner.uid and process.holds_again(wanted):
-                    self._remembered.move_to_end(process.pid)
-                    return process
+                if process.uid() == uid and process.holds_again(wanted):
+                    found = process
+                    break
             except ProcessLookupError:
-                self._forget(process.pid)
-        return self._search(owner.uid, wanted)
+                gone.append(process.pid)
+        for pid in gone:
+            self._forget(pid)
+        if found is None:
+            return self._search(uid, wanted)
+        self._remembered.move_to_end(found.pid)
+        return found
 
     def _search(self, uid: int, wanted: bytes) -> "_Process | None":
         seen = 0
@@ -233,14 +242,17 @@ class _Process:
         passed_over: list[bytes] = []
         for number in lately:
             if self.holds(number, wanted):
-                for other in passed_over:
-                    lately[other] += 1
-                    if lately[other] == _PASSED_OVER_MAX:
-                        del lately[other]
-                self.note(number)
-                return True
+                break
             passed_over.append(number)
-        return False
+        else:
+            return False
+        for other in passed_over:
+            lately[other] += 1
+            if lately[other] == _PASSED_OVER_MAX:
+                del lately[other]
+        del lately[number]
+        lately[number] = 0
+        return True
 
     def note(self, number: bytes) -> None:
         """Remember a descriptor as a connection's."""
@@ -278,15 +290,14 @@ class _Process:
 
 
 @lru_cache(maxsize=_REMEMBERED_MAX)
-def _client(
-    uid: int, pid: int | None, program: bytes | None, folder: bytes | None, label: str | None, run: str | None
-) -> Client:
+def _client(uid: int, pid: int | None, program: bytes | None, folder: bytes | None, name: ClientName | None) -> Client:
     """Put what is known of a client into words; most connections are made by the same few."""
     executable = None
     if program is not None:
         # An update that replaced the program behind its running process adds that word, proc(5).
         executable = _text(program.rpartition(b"/")[2]).removesuffix(" (deleted)") or None
     cwd = None if folder is None else _text(folder)
+    label, run = (name.label, name.run) if name else (None, None)
     return Client(uid=uid, pid=pid, executable=executable, cwd=cwd, label=label, run=run)
 
 

@@ -112,7 +112,7 @@ class Poller:
     def close_socket(self, sock: socket.SocketType) -> None:
         """Close a socket at the end of the wake-up, so that no event in hand can meet a new owner of its number."""
         self._drop_handlers(sock.fileno())  # and the kernel forgets a socket that is closed
-        if not self._closing:
+        if not self._closing and not self.convoy.is_open:
             self._loop.call_soon(self._close_sockets)
         self._closing.append(sock)
 
@@ -144,6 +144,8 @@ class Poller:
                     self._failed(descriptor, error)
         finally:
             convoy.close()
+            if self._closing:
+                self._close_sockets()
 
     def _pass_on(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Take the steps of the passages, and return what else is ready."""

@@ -39,6 +39,7 @@ class _Phase(Enum):
 _HEAD = _Phase.HEAD
 _RESPONSE = _Phase.RESPONSE
 _UPGRADED = _Phase.UPGRADED
+_OVER = _Phase.OVER
 
 
 class Relay:
@@ -83,7 +84,7 @@ class Relay:
         self._upstream: Stream | None = None
         self._passage = NO_PASSAGE  # for the response under way
         self._exchange = Exchange()
-        self._phase = _Phase.HEAD
+        self._phase = _HEAD
         self.deadline = wiring.poller.now + wiring.limits.head_timeout_s
         client.watch(self._on_client, self._on_client_drained, self.fail)
 
@@ -452,9 +453,9 @@ class Relay:
             self._wiring.pool.discard(upstream)
 
     def _end(self, *, abort_client: bool = False) -> None:
-        if self._phase is _Phase.OVER:
+        if self._phase is _OVER:
             return
-        self._phase = _Phase.OVER
+        self._phase = _OVER
         self._drop_upstream()
         if abort_client:
             self._client.abort()

@@ -78,7 +78,9 @@ class Server:
         self._ticking: asyncio.TimerHandle | None = None
         self._ticks_at = 0.0
         self._admitted: set[int] = {0, os.geteuid()}
-        self._counts: Counter[str] = Counter()
+        self._connections = 0
+        self._refused = 0
+        self._tunnels = 0
         self._distrust: Counter[str] = Counter()
         self._silent: Counter[str] = Counter()
 
@@ -127,7 +129,7 @@ class Server:
             except Exception as error:
                 # One connection is no reason to be deaf to all others.
                 self._wiring.logs.error("arrival.failed", error=error)
-                sock.close()
+                self._wiring.poller.close_socket(sock)  # it may be watched by now
             if not waiting.poll(0):
                 return  # nearly always; to be told so by `accept` costs seven times as much
 
@@ -146,23 +148,22 @@ class Server:
             problem = f"{len(self._live)} connections exceed {self._config.limits.connections_max}"
         elif (near, goal) in self._dialer.own_connections:
             problem = "the connection is our own, going in a circle"
-        elif owner is None or not self._admits(owner.uid):
+        elif owner is None or not (owner.uid in self._admitted or self._admits(owner.uid)):
             problem = f"user {owner.uid if owner else 'unknown'} is not admitted"
         stream = Stream(sock, self._wiring.poller, self._wiring.scratch)
         if problem is not None:
-            self._counts["refused"] += 1
+            self._refused += 1
             self._wiring.logs.warning("connection.refused", reason=problem)
             stream.abort()
             return
-        self._counts["connections"] += 1
+        self._connections += 1
         arrival = Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self)
         self._live.add(arrival)
         self._start_ticking()
-        self._guarded(arrival, arrival.receive_early)
+        # Clients speak first, and many have while we asked who it is.
+        self._guarded(arrival, arrival.on_readable)
 
     def _admits(self, uid: int) -> bool:
-        if uid in self._admitted:
-            return True
         # Looked up when needed: the language server's user may be made while we run.
         for name in (self._config.language_server_user, *self._config.admit_users):
             try:
@@ -186,7 +187,7 @@ class Server:
     def tunnel_ended(self, tunnel: Tunnel) -> None:
         """See `Arrivals`."""
         self._live.discard(tunnel)
-        self._counts["tunnels"] += 1
+        self._tunnels += 1
 
     def client_distrusts(self, host: str, reason: str) -> None:
         """See `Arrivals`."""
@@ -200,9 +201,9 @@ class Server:
         """See `Arrivals`."""
         self._silent.pop(host, None)
 
-    def server_context_for(self, stream: Stream, host: str, *, http2: bool) -> None:
+    def start_tls(self, stream: Stream, host: str, http2: bool, received: bytes) -> None:
         """See `Arrivals`."""
-        stream.start_tls(self._server_context(host, http2), server_side=True)
+        stream.start_tls(self._server_context(host, http2), server_side=True, received=received)
 
     # -- dialling ----------------------------------------------------------
 
@@ -264,9 +265,9 @@ class Server:
         """Return numbers for the heartbeat."""
         return {
             "live": len(self._live),
-            "connections": self._counts["connections"],
-            "refused": self._counts["refused"],
-            "tunnels": self._counts["tunnels"],
+            "connections": self._connections,
+            "refused": self._refused,
+            "tunnels": self._tunnels,
         }
 
     def missing(self) -> tuple[Missing, ...]:

@@ -109,21 +109,20 @@ class Stream:
 
     # -- TLS ---------------------------------------------------------------
 
-    def start_tls(self, context: ssl.SSLContext, *, server_side: bool, server_name: str | None = None) -> None:
-        """Put a TLS layer on the connection; `handshake` runs it."""
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
+    def start_tls(
+        self, context: ssl.SSLContext, *, server_side: bool, server_name: str | None = None, received: bytes = b""
+    ) -> None:
+        """Put a TLS layer on the connection, which begins with what was `received` before; `handshake` runs it."""
+        self._incoming = incoming = ssl.MemoryBIO()
+        self._outgoing = outgoing = ssl.MemoryBIO()
         # What an SSLObject wraps is used in its stead: its methods only pass the call on, and some calls are made for
         # every piece of every stream. With a buffer, read fills it and returns a number.
         self._tls = inner = context._wrap_bio(  # type: ignore[attr-defined]  # typeshed has no type of it
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
+            incoming, outgoing, server_side=server_side, server_hostname=server_name
         )
         self._read: Callable[[int, memoryview], int] = inner.read
         self._write: Callable[[memoryview | bytes], int] = inner.write
-
-    def feed_tls(self, data: bytes) -> None:
-        """Give bytes to the TLS layer that were read before it was there."""
-        self._incoming.write(data)
+        incoming.write(received)
 
     def handshake(self) -> bool:
         """
@@ -135,14 +134,15 @@ class Stream:
         assert self._tls is not None
         try:
             self._tls.do_handshake()
-            return True
         except ssl.SSLWantReadError:
+            self._flush_tls()
             return False
         except ssl.SSLError as error:
+            self._flush_tls()
             raise TlsFailed(reason_of(error)) from error
-        finally:
-            if self._outgoing.pending:
-                self._flush_tls()
+        if self._outgoing.pending:
+            self._flush_tls()
+        return True
 
     def receive_handshake(self) -> int:
         """Read ciphertext into the TLS layer; return `NOTHING_YET`, a positive number, or `BROKEN_OFF`."""
@@ -377,19 +377,22 @@ class Stream:
 
     # -- the end -----------------------------------------------------------
 
-    def shut_writing(self, *, closing: bool = False) -> None:
+    def shut_writing(self) -> None:
         """Say that we send no more, behind what still waits to be sent: close_notify and FIN."""
-        if self._shut:
-            return
-        self._shut = True
+        if not self._shut:
+            self._shut = True
+            self._send_close_notify()
+            self._send_fin()
+
+    def _send_close_notify(self) -> None:
         if self._tls is not None:
             try:
                 self._tls.shutdown()
             except ssl.SSLError:
                 pass  # it wants the peer's close_notify, which we do not wait for
             self._flush_tls()
-        if closing and self.ended and not self._unsent:
-            return  # with all read, closing the socket sends the FIN too
+
+    def _send_fin(self) -> None:
         if self._convoy.is_open:
             self._convoy.leave()
         if not self._unsent:
@@ -405,8 +408,12 @@ class Stream:
         """Close with close_notify and FIN, or with a reset when something could not be sent."""
         if self.closed:
             return
-        if not self.sent_failed:
-            self.shut_writing(closing=True)
+        if not (self.sent_failed or self._shut):
+            self._shut = True
+            self._send_close_notify()
+            # With all read, closing the socket sends the FIN too.
+            if not self.ended or self._unsent:
+                self._send_fin()
         if self._unsent and not self.sent_failed:
             self.abort()
         else:

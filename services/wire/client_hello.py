@@ -29,6 +29,8 @@ _MESSAGE_HEADER = 4
 # Both headers together: type, version (its minor part is anything), length; type, and length in 8 and 16 bits.
 _HEADERS = struct.Struct("!BBxHBBH")
 _VERSION_AND_RANDOM = 2 + 32  # RFC 8446 §4.1.2
+# legacy_session_id, cipher_suites and legacy_compression_methods begin with their lengths, of so many bytes each.
+_SIZES_OF_LENGTHS = (1, 2, 1)
 _EXTENSION = struct.Struct("!HH")  # RFC 8446 §4.2, before its body
 _SERVER_NAME = 0  # RFC 6066 §1.1
 _ALPN = 16  # RFC 7301 §3.1
@@ -80,8 +82,8 @@ class ClientHelloReader:
         Raises:
             ClientHelloInvalid: Not a TLS handshake, malformed, or larger than `CLIENT_HELLO_BYTES_MAX`.
         """
-        if not self._received and _is_one_record(data):
-            return _parsed(bytes(data[_HEADERS.size :]))
+        if not self._received and (hello := read_whole_hello(bytes(data))) is not None:
+            return hello
         self._received += data
         message = self._message
         while len(message) < self._awaited:
@@ -125,12 +127,34 @@ class ClientHelloReader:
             raise ClientHelloInvalid(f"client hello of {size} bytes or more exceeds {CLIENT_HELLO_BYTES_MAX}")
 
 
+def read_whole_hello(data: bytes) -> ClientHello | None:
+    """
+    Read a hello that is all that has come, in a record of its own, as nearly all are.
+
+    Returns:
+        None if it is not: a `ClientHelloReader` can tell more.
+
+    Raises:
+        ClientHelloInvalid: It is malformed.
+    """
+    layout = _layouts.get(len(data))
+    if layout is not None and layout.headers_in(data) == layout.headers:
+        names, protocols = layout.names, layout.protocols
+    elif _is_one_record(data):
+        bodies = _bodies_of_extensions(data, _HEADERS.size)
+        names, protocols = bodies.get(_SERVER_NAME), bodies.get(_ALPN)
+        if layout is None and len(_layouts) < _REMEMBERED_MAX:
+            _layouts[len(data)] = _layout_of(data, bodies)
+    else:
+        return None
+    return _hello_of(None if names is None else data[names], None if protocols is None else data[protocols])
+
+
 # A hello has some twenty fields and every connection one hello: positions are counted up, and nothing is made for a
 # field that nobody asks for.
 
 
-def _is_one_record(data: bytes | memoryview) -> bool:
-    """Say whether this is a whole hello in a record of its own and nothing else, as nearly all are."""
+def _is_one_record(data: bytes) -> bool:
     size = len(data)
     return _HEADERS.size <= size <= CLIENT_HELLO_BYTES_MAX and _HEADERS.unpack_from(data) == (
         HANDSHAKE_RECORD,
@@ -143,38 +167,51 @@ def _is_one_record(data: bytes | memoryview) -> bool:
 
 
 def _parsed(message: bytes) -> ClientHello:
-    at, size = _VERSION_AND_RANDOM, len(message)
-    try:
-        at += 1 + message[at]  # legacy_session_id
-        at += 2 + (message[at] << 8 | message[at + 1])  # cipher_suites
-        at += 1 + message[at]  # legacy_compression_methods
-    except IndexError:
-        raise _cut_off(message) from None
-    if at > size:
-        raise _cut_off(message)
-    if at == size:
-        return _hello_of(None, None)  # one of TLS 1.2 may end here, without extensions
-    first = _last_vector(message, at)
-    layout = _layouts.get((first, size))
-    if layout is not None and layout.headers_in(message, first) == layout.headers:
-        bodies = layout.bodies
-    else:
-        bodies = _bodies_of_extensions(message, first)
-        if layout is None and len(_layouts) < _REMEMBERED_MAX:
-            _layouts[first, size] = _layout_of(message, first, bodies)
+    bodies = _bodies_of_extensions(message, 0)
     names, protocols = bodies.get(_SERVER_NAME), bodies.get(_ALPN)
     return _hello_of(None if names is None else message[names], None if protocols is None else message[protocols])
 
 
-def _cut_off(message: bytes) -> ClientHelloInvalid:
-    """Say where a message ends within the fields that each hello has."""
-    start = at = _VERSION_AND_RANDOM
-    for size_of_length in (1, 2, 1):
-        if at > len(message):
+def _bodies_of_extensions(data: bytes, start: int) -> dict[int, slice]:
+    """Return where what is in each extension lies; `data[start:]` is the body of a hello."""
+    at, size = start + _VERSION_AND_RANDOM, len(data)
+    try:
+        at += 1 + data[at]  # legacy_session_id
+        at += 2 + (data[at] << 8 | data[at + 1])  # cipher_suites
+        at += 1 + data[at]  # legacy_compression_methods
+    except IndexError:
+        raise _cut_off(data, start) from None
+    if at > size:
+        raise _cut_off(data, start)
+    if at == size:
+        return {}  # one of TLS 1.2 may end here, without extensions
+    at = _last_vector(data, at)
+    found: dict[int, slice] = {}
+    header_at = _EXTENSION.unpack_from
+    try:
+        while at < size:
+            kind, length = header_at(data, at)
+            begin = at + 4
+            at = begin + length
+            if kind in found and at <= size:
+                raise ClientHelloInvalid(f"extension {kind} is there twice")  # RFC 8446 §4.2
+            found[kind] = slice(begin, at)
+    except struct.error:
+        raise _misfit(at + 2 if at + 2 > size else at + 4, at, size) from None
+    if at > size:
+        raise _misfit(at, at, size)
+    return found
+
+
+def _cut_off(data: bytes, start: int) -> ClientHelloInvalid:
+    """Say where the body of a hello, `data[start:]`, ends within the fields that each has."""
+    start = at = start + _VERSION_AND_RANDOM
+    for size_of_length in _SIZES_OF_LENGTHS:
+        if at > len(data):
             break
         start = at + size_of_length
-        at = start + int.from_bytes(message[at:start])
-    return _misfit(start, at, len(message))
+        at = start + int.from_bytes(data[at:start])
+    return _misfit(start, at, len(data))
 
 
 @lru_cache(maxsize=_REMEMBERED_MAX)
@@ -186,45 +223,38 @@ def _hello_of(server_names: bytes | None, protocols: bytes | None) -> ClientHell
     )
 
 
-def _bodies_of_extensions(message: bytes, at: int) -> dict[int, slice]:
-    """Return where what is in each extension lies; they fill the message from `at`."""
-    found: dict[int, slice] = {}
-    size, header_at = len(message), _EXTENSION.unpack_from
-    try:
-        while at < size:
-            kind, length = header_at(message, at)
-            start = at + 4
-            at = start + length
-            if kind in found and at <= size:
-                raise ClientHelloInvalid(f"extension {kind} is there twice")  # RFC 8446 §4.2
-            found[kind] = slice(start, at)
-    except struct.error:
-        raise _misfit(at + 2 if at + 2 > size else at + 4, at, size) from None
-    if at > size:
-        raise _misfit(at, at, size)
-    return found
-
-
 class _Layout(NamedTuple):
     """
-    How the extensions of a hello lie in it.
+    How a whole hello is laid out, record header and all.
 
-    All hellos of a client are laid out alike, and only what is in their extensions differs. That another one is laid
-    out like this is shown by its having the same headers in the same places: each says where the next one stands.
+    All hellos of a client are laid out alike, and only what is in their fields differs. That another one of the same
+    size is laid out like this is shown by its having the same headers and lengths in the same places: each says where
+    the next one stands.
     """
 
-    headers_in: Callable[[bytes, int], tuple[bytes, ...]]
+    headers_in: Callable[[bytes], tuple[bytes, ...]]
     headers: tuple[bytes, ...]
-    bodies: dict[int, slice]
+    names: slice | None
+    protocols: slice | None
 
 
-# By where the extensions begin and end; who comes first is remembered.
-_layouts: dict[tuple[int, int], _Layout] = {}
+# By size; who comes first is remembered.
+_layouts: dict[int, _Layout] = {}
 
 
-def _layout_of(message: bytes, first: int, bodies: dict[int, slice]) -> _Layout:
-    headers = struct.Struct("=" + "".join(f"4s{body.stop - body.start}x" for body in bodies.values()))
-    return _Layout(headers.unpack_from, headers.unpack_from(message, first), bodies)
+def _layout_of(data: bytes, bodies: dict[int, slice]) -> _Layout:
+    at = _HEADERS.size + _VERSION_AND_RANDOM
+    # All headers but the minor version, which may be any.
+    fields = [f"=2sx6s{_VERSION_AND_RANDOM}x"]
+    for size_of_length in _SIZES_OF_LENGTHS:
+        length = int.from_bytes(data[at : at + size_of_length])
+        fields.append(f"{size_of_length}s{length}x")
+        at += size_of_length + length
+    if at < len(data):
+        fields.append("2s")  # the length of all extensions
+    fields += (f"4s{body.stop - body.start}x" for body in bodies.values())
+    headers = struct.Struct("".join(fields))
+    return _Layout(headers.unpack, headers.unpack(data), bodies.get(_SERVER_NAME), bodies.get(_ALPN))
 
 
 def _server_name(body: bytes) -> str | None:

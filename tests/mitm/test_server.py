@@ -10,10 +10,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.mitm import server as module
+from services.mitm.arrival import Arrival
 from services.mitm.server import Server, _listening_socket, _lock_port, original_address
 from services.runtime.run import StartRefused
 from tests.support.checkout import free_ports
@@ -252,14 +254,36 @@ def test_a_bug_in_the_first_look_at_a_connection_ends_that_connection(
 ) -> None:
     """It is one connection's step, although it is taken where connections are accepted."""
 
-    def receive_early(self: object) -> None:
+    def on_readable(self: object) -> None:
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as broken:
-        broken.setattr("services.mitm.arrival.Arrival.receive_early", receive_early)
+        broken.setattr("services.mitm.arrival.Arrival.on_readable", on_readable)
         assert refused_at_once(proxy)
     [line] = proxy.logged("step.failed")
     proxy._sink.lines.remove(line)
+    assert proxy.call(lambda: proxy.server.facts()["live"]) == 0
+    assert not refused_once_asked(proxy)
+
+
+def test_a_bug_in_the_making_of_an_arrival_leaves_nothing_behind(proxy: Mitm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket is watched by then; its number is the next connection's."""
+    make = Arrival.__init__
+
+    def make_and_fail(self: Arrival, *how: Any) -> None:
+        make(self, *how)
+        raise RuntimeError("a bug")
+
+    watched = proxy.call(lambda: set(proxy.poller._handlers))
+    with monkeypatch.context() as broken:
+        broken.setattr(Arrival, "__init__", make_and_fail)
+        for _ in range(3):
+            assert refused_at_once(proxy)
+    assert proxy.call(lambda: set(proxy.poller._handlers)) <= watched
+    for line in proxy.logged("arrival.failed"):
+        assert line["error"] == "RuntimeError: a bug"
+        proxy._sink.lines.remove(line)
+    proxy.no_errors()
     assert proxy.call(lambda: proxy.server.facts()["live"]) == 0
     assert not refused_once_asked(proxy)
 

@@ -203,7 +203,7 @@ def test_nothing_is_decrypted_where_nothing_has_come(bench: Bench) -> None:
     client = bench.shake_hands()
     assert bench.stream.receive_decrypted() == NOTHING_YET
     client.tls.write(b"early")
-    bench.stream.feed_tls(client._outgoing.read())
+    bench.stream._incoming.write(client._outgoing.read())
     assert bench.stream.receive_decrypted() == 5
     assert bench.scratch.plain[:5] == b"early"
 
@@ -297,15 +297,17 @@ def test_a_stream_that_was_closed_sends_nothing_behind_a_gap(bench: Bench) -> No
         taken.append(data[:3])
         return 3
 
-    bench.watch()
     bench.stream._send = take
     bench.stream.ended = True
-    bench.poller.convoy.open()
-    bench.stream.send(b"abcdef")
-    bench.stream.send(b"ghi")
-    bench.stream.close()
-    bench.poller.convoy.close()
-    bench.loop.run()
+
+    def say_much() -> None:
+        bench.stream.send(b"abcdef")
+        bench.stream.send(b"ghi")
+        bench.stream.close()
+
+    bench.stream.watch(say_much)
+    bench.far.sendall(b"x")
+    bench.turn()
     assert taken == [b"abc"]
     with pytest.raises(ConnectionResetError):
         bench.far.recv(1)

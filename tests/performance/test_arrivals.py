@@ -1,23 +1,31 @@
 """What mitm does to know a new connection, counted: calls and system calls. It stays what it is."""
 
 import os
+import select
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.mitm.peer import Address, PeerDirectory
 from services.mitm.server import SocketName, _accepted, original_address
-from services.wire.client_hello import ClientHello, ClientHelloReader, _layouts
+from services.wire.client_hello import ClientHello, _layouts, read_whole_hello
 from tests.support.call_counts import calls_of, is_as_ever, system_calls_of
+from tests.support.mitm import Mitm, mitm
+from tests.support.raw_upstream import DOMAIN
 
 # Python's and built-in calls for a hello of a dozen extensions, and for who has made a connection.
-HELLO_CALLS = 15
-OWNER_CALLS = 13
-CLIENT_CALLS = 18
+HELLO_CALLS = 6
+OWNER_CALLS = 12
+CLIENT_CALLS = 15
+# For a connection that begins, up to our half of the handshake, and for one whose client has said that it ends.
+ARRIVAL_CALLS = 78
+LEAVING_CALLS = 47
 # Connections that one client has at once.
 CROWD = 8
 
@@ -57,8 +65,8 @@ def test_a_hello_takes_as_many_calls_as_ever() -> None:
     """A real one, that comes in one piece, of a client that has been here before."""
     hello, read = hello_of_python(), []
     _layouts.clear()
-    ClientHelloReader().feed(hello)
-    assert is_as_ever(calls_of(lambda: read.append(ClientHelloReader().feed(hello))), HELLO_CALLS)
+    read_whole_hello(hello)
+    assert is_as_ever(calls_of(lambda: read.append(read_whole_hello(hello))), HELLO_CALLS)
     assert read == [ClientHello(server_name="a.example", protocols=("h2", "http/1.1"))]
 
 
@@ -76,10 +84,10 @@ def test_a_hello_takes_no_call_for_what_nobody_asks_for() -> None:
     few, many = (with_extensions(count) for count in (10, 30))
     _layouts.clear()
     _layouts.update(dict.fromkeys(range(1000)))  # no room to learn
-    calls = [calls_of(lambda hello=hello: ClientHelloReader().feed(hello)) for hello in (few, few, many)]
+    calls = [calls_of(lambda hello=hello: read_whole_hello(hello)) for hello in (few, few, many)]
     assert calls[2] - calls[1] == 20
     _layouts.clear()
-    calls = [calls_of(lambda hello=hello: ClientHelloReader().feed(hello)) for hello in (few, many, few, many)]
+    calls = [calls_of(lambda hello=hello: read_whole_hello(hello)) for hello in (few, many, few, many)]
     assert calls[2] == calls[3] < calls[0] < calls[1]
 
 
@@ -100,7 +108,7 @@ def test_the_owner_of_a_connection_is_asked_for_once(directory: PeerDirectory, l
     """One question to the kernel and its answer; one more where the connection was going."""
     with ExitStack() as until:
         accepted, near, far = connect(listening, until)
-        assert system_calls_of(lambda: directory.owner_of(near, far)) == {"send": 1, "recv": 1}
+        assert system_calls_of(lambda: directory.owner_of(near, far)) == {"send": 1, "recv_into": 1}
         assert is_as_ever(calls_of(lambda: directory.owner_of(near, far)), OWNER_CALLS)
         assert set(system_calls_of(lambda: original_address(accepted, far))) == {"getsockopt"}
 
@@ -135,3 +143,57 @@ def test_connections_that_stay_are_not_looked_at_for_ever(directory: PeerDirecto
                 counts.append(system_calls_of(lambda owner=owner: directory.client_of(owner)))
         assert counts[1] == {"fstat": 1, "readlink": CROWD + 2}
         assert counts[-1] == {"fstat": 1, "readlink": 3}
+
+
+class Visitor:
+    """A client that goes on when it is told to; a wake-up of mitm's is then a call, and counted."""
+
+    def __init__(self, proxy: Mitm, host: str) -> None:
+        self._proxy = proxy
+        self._sock = proxy.dial()
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = proxy.context().wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+
+    def say_hello(self) -> None:
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self._sock.sendall(self._outgoing.read())
+
+    def answer(self) -> None:
+        self._incoming.write(self._sock.recv(65536))
+        self._tls.do_handshake()
+        self._sock.sendall(self._outgoing.read())
+
+    def leave(self) -> None:
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self._sock.sendall(self._outgoing.read())
+        self._sock.close()
+
+
+def test_a_connection_takes_as_many_calls_as_ever(tmp_path: Path) -> None:
+    """From its first byte to its last, beside what it is used for."""
+    with mitm(tmp_path) as proxy:
+        descriptor = proxy.poller._epoll.fileno()
+        proxy.call(lambda: proxy.loop.remove_reader(descriptor))
+
+        def wake_up(how: Callable[[Callable[[], None]], Any]) -> Any:
+            assert select.select([descriptor], [], [], 10)[0]
+            return proxy.call(lambda: how(proxy.poller._dispatch))
+
+        arrivals, leavings = [], []
+        for how in (calls_of, calls_of, system_calls_of):
+            visitor = Visitor(proxy, f"a.{DOMAIN}")
+            visitor.say_hello()
+            arrivals.append(wake_up(how))
+            visitor.answer()
+            wake_up(how)
+            visitor.leave()
+            leavings.append(wake_up(how))
+        proxy.call(lambda: proxy.loop.add_reader(descriptor, proxy.poller._dispatch))
+    assert is_as_ever(arrivals[1], ARRIVAL_CALLS)
+    assert is_as_ever(leavings[1], LEAVING_CALLS)
+    # Two are sent and received: whose the connection is, and the two hellos. (A socket's number is no system call.)
+    once = ("poll", "_accept", "setblocking", "getsockopt", "register", "fileno")
+    assert arrivals[2] == dict.fromkeys(once, 1) | {"send": 2, "recv_into": 2}
+    assert leavings[2] == dict.fromkeys(("poll", "recv_into", "send", "close", "fileno"), 1)

@@ -22,6 +22,7 @@ from services.wire.client_hello import (
     ClientHello,
     ClientHelloInvalid,
     ClientHelloReader,
+    read_whole_hello,
 )
 from tests.support.go import built
 from tests.support.plain_client_hello import plainly_read
@@ -505,23 +506,50 @@ def test_what_was_learnt_from_one_hello_is_right_for_the_next(
     first: list[tuple[int, bytes]], changes: list[tuple[int, int]], second: list[tuple[int, bytes]]
 ):
     """Of the same length: laid out alike with other contents, or with a byte changed anywhere, or not alike at all."""
-    body = message(*(extension(*each) for each in first))[4:]
-    changed = bytearray(body)
+    hello, other = (records(message(*(extension(*each) for each in extensions))) for extensions in (first, second))
+    changed = bytearray(hello)
     for at, value in changes:
-        changed[at % len(body)] = value
-    other = message(*(extension(*each) for each in second))[4:]
-    bodies = [body, bytes(changed), other, other.ljust(len(body), b"\0")[: len(body)], body]
+        changed[at % len(hello)] = value
+    fitted = records(b"\x01" + vector(3, other[9:].ljust(len(hello) - 9, b"\0")[: len(hello) - 9]))
+    hellos = [hello, bytes(changed), other, fitted, hello]
     alone = []
-    for each in bodies:
+    for each in hellos:
         module._layouts.clear()
         alone.append(judged(each))
     module._layouts.clear()
-    assert [judged(each) for each in bodies] == alone
+    assert [judged(each) for each in hellos] == alone
 
 
-def judged(body: bytes) -> ClientHello | str | None:
+def judged(hello: bytes) -> ClientHello | str | None:
     try:
-        return read(records(b"\x01" + vector(3, body)))
+        return read(hello)
+    except ClientHelloInvalid as problem:
+        return str(problem)
+
+
+@given(EXTENSIONS, st.integers(1, 80))
+def test_a_whole_hello_is_read_as_if_it_had_come_in_pieces(extensions: list[tuple[int, bytes]], cut: int):
+    """The first time and again; what is more or less than a hello in one record is left to the reader."""
+    hello = records(message(*(extension(*each) for each in extensions)))
+    module._layouts.clear()
+    expected = judged_in_pieces(hello)
+    for _ in range(2):
+        assert judged_whole(hello) == expected
+        for other in (hello[:-1], hello + b"\x16", hello[:cut], records(hello[5:], size=cut), b""):
+            if other != hello:
+                assert read_whole_hello(other) is None
+
+
+def judged_whole(hello: bytes) -> ClientHello | str | None:
+    try:
+        return read_whole_hello(hello)
+    except ClientHelloInvalid as problem:
+        return str(problem)
+
+
+def judged_in_pieces(hello: bytes) -> ClientHello | str | None:
+    try:
+        return read(hello[:1], hello[1:])
     except ClientHelloInvalid as problem:
         return str(problem)
 
