@@ -324,6 +324,7 @@ class Relay:
         exchange.has_begun = True
         backlog = self._client.send(view[:end])
         if exchange.response_body.done:
+            self._passage.close()
             self._finish(upstream, size - end)
         elif backlog > BACKLOG_BYTES_MAX:
             upstream.pause()
@@ -347,8 +348,6 @@ class Relay:
         assert request is not None and response is not None
         keeps_alive = request.keeps_alive and response.keeps_alive and exchange.request_body.done
         self._upstream = None
-        if self._passage is not NO_PASSAGE:
-            self._passage.close()
         if keeps_alive and not (extra or upstream.ended or upstream.sent_failed):
             self._wiring.pool.put(self._route, upstream)
         else:
