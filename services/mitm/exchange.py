@@ -18,18 +18,22 @@ from services.wire.http1 import (
     NoBody,
     RequestHead,
     ResponseHead,
+    UntilCloseBody,
     body_of,
     read_response_head,
 )
+from services.wire.usual_head import usual_response_head
 
 SWITCHING_PROTOCOLS = 101
 _NO_BODY = NoBody()
 _NO_EVENTS = (lambda _: None), (lambda _: None)
+# What their answer is like depends on them, and not on its head alone (RFC 9110 §§9.3.2, 9.3.6).
+_METHODS_OF_OTHER_ANSWERS = frozenset(("HEAD", "CONNECT"))
 
 
 class Exchange:
     """
-    A request with its response; empty until `begin`.
+    A request with its response; empty until `begin`, and again from `clear` on, for the next one.
 
     Attributes:
         request, request_body: The request and where it stands.
@@ -57,16 +61,20 @@ class Exchange:
     )
 
     def __init__(self) -> None:
-        self._observation: Observation | None = None
         self._socket: SocketObservation | None = None
+        self.response_ahead = b""
+        self.awaits_event = False
+        self.held = b""
+        self.clear()
+
+    def clear(self) -> None:
+        """The response has ended: nothing is left of the exchange."""
+        self._observation: Observation | None = None
         self.request: RequestHead | None = None
         self.request_body: Body = _NO_BODY
         self.response: ResponseHead | None = None
         self.response_body: Body = _NO_BODY
-        self.response_ahead = b""
         self.has_begun = False
-        self.awaits_event = False
-        self.held = b""
         self.replay = b""
 
     def begin(
@@ -76,9 +84,9 @@ class Exchange:
         self.request = request
         self._observation = observation
         length = request.length
-        if 0 < length <= size - start:
+        end = start + length
+        if length and end <= size:
             # Nearly every request lies in one read as a whole: nothing of it has to be followed.
-            end = start + length
             observation.bytes_up = length
             if observation.reads_request:
                 observation.request_content(bytes(view[start:end]))
@@ -106,18 +114,46 @@ class Exchange:
             observation.request_ended()
         return end
 
-    def read_response_heads(self, data: bytearray, view: memoryview, size: int, bytes_max: int) -> int:
+    def begin_response(self, data: bytearray, view: memoryview, size: int, bytes_max: int, now: float) -> int:
         """
-        Read heads at the start of `data[:size]`, interim ones (1xx) included, until `response` is set.
+        Read heads at the start of `data[:size]`, and with the final one begin with what has come of its body.
 
         Returns:
-            Where the last whole one of them ends. Without a `response` the rest is in `response_ahead`.
+            Where that ends which may be forwarded. Without a `response` that is the last whole head that was an interim
+            one (1xx), and the rest is in `response_ahead`; with one that switches protocols it is its head.
 
         Raises:
-            HttpInvalid: One of them is malformed, or longer than `bytes_max`.
+            HttpInvalid: A head is malformed, or longer than `bytes_max`; or the body is.
         """
-        request = self.request
-        assert request is not None
+        request, observation = self.request, self._observation
+        assert request is not None and observation is not None
+        usual = None if request.method in _METHODS_OF_OTHER_ANSWERS else usual_response_head(data, size, bytes_max)
+        if usual is None:
+            start = self._read_heads(data, view, size, bytes_max, request.method)
+            if self.response is None:
+                return start
+            if self.response.status == SWITCHING_PROTOCOLS:
+                self.response_body = UntilCloseBody()
+                return start
+            response = self.response
+        else:
+            response, start = usual
+            self.response = response
+        observation.response_head(response, now)
+        length = response.length
+        end = start + length
+        if length and end <= size:
+            if observation.reads_response:
+                observation.response_content(bytes(view[start:end]))
+            else:
+                observation.bytes_down = length
+            observation.ended(now)
+            return end
+        self.response_body = body_of(response)
+        return self.follow_response(data, view, start, size, now)
+
+    def _read_heads(self, data: bytearray, view: memoryview, size: int, bytes_max: int, request_method: str) -> int:
+        """Read heads, interim ones included, until `response` is set; return where the last whole one of them ends."""
         start = 0
         while True:
             end = data.find(b"\r\n\r\n", start, size)
@@ -127,28 +163,11 @@ class Exchange:
                 self.response_ahead = bytes(view[start:size])
                 return start
             end += 4
-            response = read_response_head(bytes(view[start:end]), request_method=request.method)
+            response = read_response_head(bytes(view[start:end]), request_method=request_method)
             if response.status >= 200 or response.status == SWITCHING_PROTOCOLS:
                 self.response = response
                 return end
             start = end
-
-    def begin_response(self, data: bytearray, view: memoryview, start: int, size: int, now: float) -> int:
-        """The final response has been read: begin with what has come of its body; see `follow_response`."""
-        response, observation = self.response, self._observation
-        assert response is not None and observation is not None
-        observation.response_head(response, now)
-        length = response.length
-        if 0 < length <= size - start:
-            end = start + length
-            if observation.reads_response:
-                observation.response_content(bytes(view[start:end]))
-            else:
-                observation.bytes_down = length
-            observation.ended(now)
-            return end
-        self.response_body = body_of(response)
-        return self.follow_response(data, view, start, size, now)
 
     def follow_response(self, data: bytearray, view: memoryview, start: int, size: int, now: float) -> int:
         """Follow the response's body; see `follow_request`."""

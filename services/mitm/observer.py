@@ -126,7 +126,7 @@ class Observation:
             self._call = call = recognise(request.method, host, request.target)
             if call.request_model is not None:
                 self._facts = RequestFacts(model=call.request_model)
-            if call.dialect is None and request.fields.get(b"content-type", b"").startswith(b"application/grpc"):
+            if call.dialect is None and request.content_type.startswith(b"application/grpc"):
                 self._problem = "gRPC messages of this call are not read"
             if call.kind is _MODEL_CALL:
                 self._begin_call(request)
@@ -180,11 +180,10 @@ class Observation:
 
     @harmless
     def _begin_reading(self, response: ResponseHead) -> None:
-        content_type = response.field(b"content-type")
         self._response_reader = response_reader(
             self._call,
             status=response.status,
-            content_type=content_type,
+            content_type=response.content_type.decode("latin-1"),
             facts=self._facts,
             headers=_texts(response.fields),
         )
@@ -192,7 +191,7 @@ class Observation:
         if self._response_reader is None and self._catalogue is None:
             return
         try:
-            self._decoder = _decoder_for(response.field(b"content-encoding"), self._parts.decoded_bytes_max)
+            self._decoder = _decoder_for(response.content_encoding, self._parts.decoded_bytes_max)
         except WireError as error:
             self._problem = str(error)
             return
@@ -342,8 +341,7 @@ class Observation:
         reader = request_reader(self._call)
         if reader is not None:
             try:
-                coding = request.field(b"content-encoding")
-                self._request_decoder = _decoder_for(coding, self._parts.decoded_bytes_max)
+                self._request_decoder = _decoder_for(request.content_encoding, self._parts.decoded_bytes_max)
             except WireError:
                 return
             self._request_reader = reader
@@ -483,5 +481,5 @@ def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in fields.items()}
 
 
-def _decoder_for(coding: str, bytes_max: int) -> ContentDecoder | None:
-    return content_decoder(coding, body_bytes_max=bytes_max) if coding else None
+def _decoder_for(coding: bytes, bytes_max: int) -> ContentDecoder | None:
+    return content_decoder(coding.decode("latin-1"), body_bytes_max=bytes_max) if coding else None

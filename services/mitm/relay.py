@@ -18,7 +18,8 @@ from services.mitm.refusal import refusal
 from services.mitm.stream import BACKLOG_BYTES_MAX, BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
 from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import RelayOwner, Wiring
-from services.wire.http1 import Framing, HttpInvalid, read_request_head
+from services.wire.http1 import Framing, HttpInvalid, RequestHead, read_request_head
+from services.wire.usual_head import usual_request_head
 
 AHEAD_BYTES_MAX = 64 * 1024  # what a client may send while a response is under way
 LINGER_S = 2.0  # how long a refused client may go on sending before its connection is reset
@@ -40,6 +41,7 @@ _HEAD = _Phase.HEAD
 _RESPONSE = _Phase.RESPONSE
 _UPGRADED = _Phase.UPGRADED
 _OVER = _Phase.OVER
+_NO_BODY = Framing.NONE
 
 
 class Relay:
@@ -136,57 +138,54 @@ class Relay:
             self._client.pause()
 
     def _take_head(self, data: bytearray, view: memoryview, size: int) -> None:
-        limits = self._wiring.limits
-        if self._ahead:
-            # The head is cut over several reads: go on where the last look ended.
-            looked = max(0, len(self._ahead) - 3)
-            self._ahead += view[:size]
-            end = self._ahead.find(b"\r\n\r\n", looked)
-        else:
-            end = data.find(b"\r\n\r\n", 0, size)
-            if 0 <= end <= limits.head_bytes_max - 4:
-                self._begin(data, view, end + 4, size)  # nearly always: it has come as a whole
+        if not self._ahead:
+            usual = usual_request_head(data, size, self._wiring.limits.head_bytes_max)
+            if usual is not None:
+                request, end = usual
+                self._begin(request, end, data, view, size)
                 return
-            if end < 0:
-                self._ahead += view[:size]
-                self.deadline = self._poller.now + limits.head_timeout_s
+            self.deadline = self._poller.now + self._wiring.limits.head_timeout_s
+        limits = self._wiring.limits
+        looked = max(0, len(self._ahead) - 3)  # the head is cut over several reads: go on where the last look ended
+        self._ahead += view[:size]
+        end = self._ahead.find(b"\r\n\r\n", looked)
         head_bytes = end + 4 if end >= 0 else len(self._ahead)
         if head_bytes > limits.head_bytes_max:
             self._refuse(431, f"request head of {head_bytes} bytes exceeds {limits.head_bytes_max}")
         elif end >= 0:
             data, self._ahead = self._ahead, bytearray()
-            self._begin(data, memoryview(data), head_bytes, len(data))
+            try:
+                request = read_request_head(bytes(data[:head_bytes]))
+            except HttpInvalid as error:
+                self._refuse(400, str(error))
+                return
+            self._begin(request, head_bytes, data, memoryview(data), len(data))
 
-    def _begin(self, data: bytearray, view: memoryview, head_end: int, size: int) -> None:
+    def _begin(self, request: RequestHead, head_end: int, data: bytearray, view: memoryview, size: int) -> None:
         """Begin an exchange whose head is `data[:head_end]`, followed by whatever else has come."""
-        head, exchange = bytes(view[:head_end]), self._exchange
+        if not self._has_spoken:
+            self._has_spoken = True
+            self._owner.client_spoke(self._route.host)
+        exchange, wiring = self._exchange, self._wiring
+        observation = wiring.observe(self._route.host, request, self._peer)
         try:
-            request = read_request_head(head)
-            if not self._has_spoken:
-                self._has_spoken = True
-                self._owner.client_spoke(self._route.host)
-            observation = self._wiring.observe(self._route.host, request, self._peer)
             end = exchange.begin(request, observation, data, view, head_end, size)
         except HttpInvalid as error:
             self._refuse(400, str(error))
             return
         if end < size:
             self._keep_ahead(view[end:size])
-        upstream = self._wiring.pool.take(self._route)
+        upstream = wiring.pool.take(self._route)
         if upstream is None:
             exchange.held = bytes(view[:end])
             self._client.pause()
             self._dial()
             return
-        if request.method in _IDEMPOTENT and request.framing is Framing.NONE:
-            exchange.replay = head
-        self._attach(upstream, view[:end])
-
-    def _attach(self, upstream: Stream, data: memoryview | bytes) -> None:
-        """Begin to use an upstream connection; `data` is what there is of the request."""
+        if request.framing is _NO_BODY and request.method in _IDEMPOTENT:
+            exchange.replay = bytes(view[:head_end])
         self._upstream = upstream
         upstream.watch(self._on_upstream, self._on_upstream_drained, self.fail)
-        self._send_request(upstream, data)
+        self._send_request(upstream, view[:end])
 
     def _take_body(self, data: bytearray, view: memoryview, size: int) -> None:
         """Forward `data[:size]`, with which the request's body goes on."""
@@ -228,7 +227,9 @@ class Relay:
             return False
         held, self._exchange.held = self._exchange.held, b""
         self._client.resume()
-        self._attach(upstream, held)
+        self._upstream = upstream
+        upstream.watch(self._on_upstream, self._on_upstream_drained, self.fail)
+        self._send_request(upstream, held)
         return True
 
     def upstream_failed(self, failure: UpstreamFailed) -> None:
@@ -252,22 +253,17 @@ class Relay:
                 self._upstream_gone(size)
             return
         exchange = self._exchange
-        if self._phase is _UPGRADED:
-            self.deadline = self._poller.now + self._idle_timeout_s
-            exchange.upgraded_down(self._view[:size], self._poller.now)
-            if self._client.send(self._view[:size]) > BACKLOG_BYTES_MAX:
-                upstream.pause()
-        elif exchange.response_ahead:
+        if exchange.response_ahead:
             data = bytearray(exchange.response_ahead) + self._view[:size]
             exchange.response_ahead = b""
-            self._take_response_head(data, memoryview(data), len(data))
+            self._take_response_head(upstream, data, memoryview(data), len(data))
         else:
-            self._take_response_head(self._plain, self._view, size)
+            self._take_response_head(upstream, self._plain, self._view, size)
         # close_notify came in the same read as the last data: nothing more will be readable to say so.
         if upstream.ended and self._upstream is upstream:
             self._upstream_gone(ENDED)
 
-    def _take_more_of_response(self, receive: Callable[[], int]) -> None:
+    def _take_more(self, receive: Callable[[], int]) -> None:
         """As `_on_upstream`, once the head has passed."""
         upstream = self._upstream
         assert upstream is not None
@@ -278,36 +274,40 @@ class Relay:
             self._upstream_gone(BROKEN_OFF, f"TLS with {self._route.host} failed: {error}")
             return
         if size > 0:
-            self._take_response(self._plain, self._view, 0, size)
+            if self._phase is _UPGRADED:
+                self._exchange.upgraded_down(self._view[:size], self._poller.now)
+                if self._client.send(self._view[:size]) > BACKLOG_BYTES_MAX:
+                    upstream.pause()
+            else:
+                self._take_response(self._plain, self._view, 0, size)
             if upstream.ended and self._upstream is upstream:
                 self._upstream_gone(ENDED)
         elif size != NOTHING_YET:
             self._upstream_gone(size)
 
-    def _take_response_head(self, data: bytearray, view: memoryview, size: int) -> None:
+    def _take_response_head(self, upstream: Stream, data: bytearray, view: memoryview, size: int) -> None:
         """Read heads out of `data[:size]`, interim ones (1xx) included, and go on with the body of the final one."""
-        exchange, now = self._exchange, self._poller.now
+        exchange = self._exchange
         try:
-            start = exchange.read_response_heads(data, view, size, self._wiring.limits.head_bytes_max)
-            response = exchange.response
-            if response is None:
-                if start:
-                    self._client.send(view[:start])  # interim heads are no beginning: an error can still be told
-                return
-            self.deadline = now + self._idle_timeout_s
-            if response.status == SWITCHING_PROTOCOLS:
-                self._upgrade(view, start, size)
-                return
-            end = exchange.begin_response(data, view, start, size, now)
+            end = exchange.begin_response(data, view, size, self._wiring.limits.head_bytes_max, self._poller.now)
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
-        self._send_response(view, end, size)
-        if self._exchange is exchange and self._upstream is not None:
-            upstream, otherwise = self._upstream, self._take_more_of_response
-            upstream.watch(partial(otherwise, upstream.receive), self._on_upstream_drained, self.fail)
+        if exchange.response is None:
+            if end:
+                self._client.send(view[:end])  # interim heads are no beginning: an error can still be told
+        elif exchange.response_body.done:
+            self._client.send(view[:end])
+            self._finish(upstream, size - end)
+        else:
+            self.deadline = self._poller.now + self._idle_timeout_s
+            upstream.watch(partial(self._take_more, upstream.receive), self._on_upstream_drained, self.fail)
+            if exchange.response.status == SWITCHING_PROTOCOLS:
+                self._upgrade(view, end, size)
+            else:
+                self._send_response(view, end, size)
             if (follow := exchange.chunk_follower()) is not None:
-                self._passage = open_passage(upstream, self._client, self._poller, follow, otherwise)
+                self._passage = open_passage(upstream, self._client, self._poller, follow, self._take_more)
 
     def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
         """Observe and forward `data[:size]`, in which the response's body goes on at `start`."""
@@ -320,13 +320,15 @@ class Relay:
 
     def _send_response(self, view: memoryview, end: int, size: int) -> None:
         """Forward `view[:end]`; what lies behind it is no part of the response."""
-        exchange = self._exchange
+        exchange, upstream = self._exchange, self._upstream
+        assert upstream is not None
         exchange.has_begun = True
         backlog = self._client.send(view[:end])
         if exchange.response_body.done:
-            self._finish(extra=size - end)
-        elif backlog > BACKLOG_BYTES_MAX and self._upstream is not None:
-            self._upstream.pause()
+            self._passage.close()
+            self._finish(upstream, size - end)
+        elif backlog > BACKLOG_BYTES_MAX:
+            upstream.pause()
 
     def _upgrade(self, view: memoryview, start: int, size: int) -> None:
         """Become a relay of another protocol, whose first bytes are `view[start:size]`."""
@@ -340,27 +342,25 @@ class Relay:
             data, self._ahead = self._ahead, bytearray()
             self._take(data, memoryview(data), len(data))
 
-    def _finish(self, *, extra: int) -> None:
+    def _finish(self, upstream: Stream, extra: int) -> None:
         """The response is whole: keep what can be kept, close what cannot, go on with what was sent ahead."""
-        exchange, upstream = self._exchange, self._upstream
+        exchange = self._exchange
         request, response = exchange.request, exchange.response
-        assert request is not None and response is not None and upstream is not None
+        assert request is not None and response is not None
         keeps_alive = request.keeps_alive and response.keeps_alive and exchange.request_body.done
         self._upstream = None
-        if self._passage is not NO_PASSAGE:
-            self._passage.close()
-        if keeps_alive and not extra and not upstream.ended and not upstream.sent_failed:
+        if keeps_alive and not (extra or upstream.ended or upstream.sent_failed):
             self._wiring.pool.put(self._route, upstream)
         else:
             self._wiring.pool.discard(upstream)
-        self._exchange = Exchange()
+        exchange.clear()
         if not keeps_alive:
             self._close_gently()
             return
         self._phase = _HEAD
         self.deadline = self._poller.now + self._wiring.limits.keep_alive_timeout_s
-        self._client.resume()
         if self._ahead:
+            self._client.resume()  # which nothing else has paused
             data, self._ahead = self._ahead, bytearray()
             self._take_head(data, memoryview(data), len(data))
 

@@ -261,13 +261,18 @@ class Stream:
         """Send `data`, or keep what the socket does not take now; return the `backlog`."""
         if self._tls is not None:
             try:
-                if len(data) > _WRITE_BYTES:
+                if len(data) > PIECE_BYTES_MAX:
                     return self._send_in_parts(data)
                 self._write(data)
             except ssl.SSLError:
                 self.sent_failed = True  # the TLS layer has failed before, in reading
                 return len(self._unsent)
             data = self._outgoing.read()
+            convoy = self._convoy
+            if convoy.is_open and not convoy.is_full:
+                unsent = self._unsent
+                convoy.join((self._send, unsent, data, self))
+                return len(unsent)
         return self._send_raw(data)
 
     def _send_in_parts(self, data: memoryview | bytes) -> int:
@@ -348,6 +353,25 @@ class Stream:
         else:
             self._watched = True
             self._poller.watch(self.descriptor, self._on_events, self._events, fail=self._fail, on_readable=on_readable)
+
+    def rest(self) -> None:
+        """Nobody uses the stream for now, and nothing may come: whatever does closes it."""
+        if self._watched and self._events & READ:
+            self.on_readable = on_readable = self._on_readable_at_rest
+            self.on_drained = self.on_failed = _ignore
+            self._poller.read_by(self.descriptor, on_readable)
+        else:
+            self.watch(self._on_readable_at_rest)
+            self.resume()
+
+    def _on_readable_at_rest(self) -> None:
+        try:
+            # A session ticket or a key update is no data: the TLS layer takes it and nothing comes out.
+            if self.receive() == NOTHING_YET:
+                return
+        except TlsFailed:
+            pass
+        self.close()
 
     def pause(self) -> None:
         """Read no more for now: the kernel's buffers fill and the peer stops sending."""

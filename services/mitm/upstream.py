@@ -16,7 +16,7 @@ from itertools import zip_longest
 
 from services.mitm.peer import Address
 from services.mitm.poller import Poller
-from services.mitm.stream import NOTHING_YET, Scratch, Stream, TlsFailed
+from services.mitm.stream import Scratch, Stream, TlsFailed
 
 # RFC 8305 §5 recommends 250 ms between attempts.
 ATTEMPT_DELAY_S = 0.25
@@ -287,17 +287,7 @@ class Pool:
             self.discard(stream)
             return
         streams.append((stream, self._poller.now + self._idle_timeout_s))
-        stream.watch(lambda: self._on_idle(stream))
-        stream.resume()
-
-    def _on_idle(self, stream: Stream) -> None:
-        try:
-            # A session ticket or a key update is no data: the TLS layer takes it and nothing comes out.
-            if stream.receive() == NOTHING_YET:
-                return
-        except TlsFailed:
-            pass
-        self.discard(stream)
+        stream.rest()
 
     def discard(self, stream: Stream) -> None:
         """Close a connection for good."""

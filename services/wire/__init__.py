@@ -4,6 +4,7 @@ wire: bytes <-> the parts of a protocol, without sockets, clocks or files.
 errors            `WireError`, the one family that these readers raise
 client_hello      the first bytes of a TLS connection -> server name and protocols offered
 http1             HTTP/1.1 heads and bodies, followed on their way through
+usual_head        most of the heads, in one look
 http2             one end of an HTTP/2 connection, with limits, around the h2 library
 http2_parts       what passes on its streams
 websocket         what one end of a WebSocket sends -> its text messages, through permessage-deflate

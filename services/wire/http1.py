@@ -8,6 +8,7 @@ parts of it are content.
 """
 
 import re
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
@@ -17,15 +18,15 @@ from services.wire.errors import WireError
 CHUNK_LINE_BYTES_MAX = 4096
 TRAILER_BYTES_MAX = 64 * 1024
 # Longer than any real length, short enough that no arithmetic on it can surprise.
-_LENGTH_DIGITS_MAX = 18
+LENGTH_DIGITS_MAX = 18
 
 # The repeats are possessive ("*+"): nothing taken is given back, so that a bad head costs no more than a good one.
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
-_FIELD_LINE = _TOKEN + rb":" + _TEXT + rb"\r\n"
-_REQUEST_LINE = rb"(" + _TOKEN + rb") ([!-~\x80-\xff]++) HTTP/1\.([01])\r\n"
-_STATUS_LINE = rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + _TEXT + rb")?\r\n"
-_END_OF_HEAD = rb"(?:" + _FIELD_LINE + rb")*+\r\n"
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
+FIELD_LINE = TOKEN + rb":" + TEXT + rb"\r\n"
+_REQUEST_LINE = rb"(" + TOKEN + rb") ([!-~\x80-\xff]++) HTTP/1\.([01])\r\n"
+_STATUS_LINE = rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + TEXT + rb")?\r\n"
+_END_OF_HEAD = rb"(?:" + FIELD_LINE + rb")*+\r\n"
 _match_request_head = re.compile(_REQUEST_LINE + _END_OF_HEAD).fullmatch
 _match_response_head = re.compile(_STATUS_LINE + _END_OF_HEAD).fullmatch
 _find_fields_of_a_proxy = re.compile(
@@ -39,10 +40,11 @@ _find_fields_of_a_proxy = re.compile(
     re.IGNORECASE,
 ).findall
 # uri-host [":" port] without the comma, which RFC 3986 allows and no name has: it is how a second Host shows.
-_match_host = re.compile(rb"[0-9A-Za-z\-._~%!$&'()*+;=:\[\]]*").fullmatch
-_CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;" + _TEXT + rb")?\r\n")
+HOST = rb"[0-9A-Za-z\-._~%!$&'()*+;=:\[\]]*+"
+_match_host = re.compile(HOST).fullmatch
+_CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;" + TEXT + rb")?\r\n")
 _match_chunk_start = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
-_TRAILER_LINE = re.compile(_FIELD_LINE)
+_TRAILER_LINE = re.compile(FIELD_LINE)
 
 
 class HttpInvalid(WireError):
@@ -61,6 +63,7 @@ class Framing(Enum):
 # An attribute of an Enum takes Python 3.11 as long as twenty names of the module.
 _NONE = Framing.NONE
 _LENGTH = Framing.LENGTH
+_CHUNKED = Framing.CHUNKED
 _UNTIL_CLOSE = Framing.UNTIL_CLOSE
 
 # Heads are tuples: one is made for every message, and a tuple is made in half the time of a frozen dataclass.
@@ -75,7 +78,8 @@ class RequestHead(NamedTuple):
         keeps_alive: Whether the sender lets the connection carry another message.
         framing: How the body ends.
         length: Of the body in bytes, where the framing is LENGTH.
-        fields: The fields that a proxy needs, by lower-case name, several values joined with a comma.
+        content_type, content_encoding: These fields, b"" if they are missing.
+        read_fields: Returns `fields`, which most heads are never asked for.
     """
 
     method: str
@@ -83,7 +87,14 @@ class RequestHead(NamedTuple):
     keeps_alive: bool
     framing: Framing
     length: int
-    fields: dict[bytes, bytes]
+    content_type: bytes
+    content_encoding: bytes
+    read_fields: Callable[[], dict[bytes, bytes]]
+
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """The fields that a proxy needs, by lower-case name, several values joined with a comma."""
+        return self.read_fields()
 
     def field(self, name: bytes) -> str:
         """Return a field's value, "" if it is missing."""
@@ -101,7 +112,14 @@ class ResponseHead(NamedTuple):
     keeps_alive: bool
     framing: Framing
     length: int
-    fields: dict[bytes, bytes]
+    content_type: bytes
+    content_encoding: bytes
+    read_fields: Callable[[], dict[bytes, bytes]]
+
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """See `RequestHead.fields`."""
+        return self.read_fields()
 
     def field(self, name: bytes) -> str:
         """Return a field's value, "" if it is missing."""
@@ -119,7 +137,7 @@ def read_request_head(head: bytes) -> RequestHead:
     if match is None:
         raise HttpInvalid(_problem_of(head, "request", _REQUEST_LINE))
     method, target, minor = match.groups()
-    fields = _fields_of(head)
+    fields = fields_of(head)
     host = fields.get(b"host")
     if host is None or not _match_host(host):
         _check_host(host, minor)
@@ -128,7 +146,16 @@ def read_request_head(head: bytes) -> RequestHead:
         # RFC 9110 §9.3.6: such a request has no content; some would take these bytes for the tunnel's first.
         raise HttpInvalid("a CONNECT request with a body is refused")
     keeps_alive = minor == b"1" if b"connection" not in fields else _keeps_alive(fields, minor)
-    return RequestHead(method.decode("ascii"), target.decode("latin-1"), keeps_alive, framing, length, fields)
+    return RequestHead(
+        method=method.decode("ascii"),
+        target=target.decode("latin-1"),
+        keeps_alive=keeps_alive,
+        framing=framing,
+        length=length,
+        content_type=fields.get(b"content-type", b""),
+        content_encoding=fields.get(b"content-encoding", b""),
+        read_fields=lambda: fields,
+    )
 
 
 def read_response_head(head: bytes, *, request_method: str) -> ResponseHead:
@@ -143,7 +170,7 @@ def read_response_head(head: bytes, *, request_method: str) -> ResponseHead:
         raise HttpInvalid(_problem_of(head, "response", _STATUS_LINE))
     minor, digits = match.groups()
     status = int(digits)
-    fields = _fields_of(head)
+    fields = fields_of(head)
     # Read even where it does not count: a head that we cannot read is not passed on.
     framing, length = _framing_of(fields, minor, _UNTIL_CLOSE)
     leaves_http = status == 101 or (request_method == "CONNECT" and 200 <= status < 300)
@@ -153,7 +180,15 @@ def read_response_head(head: bytes, *, request_method: str) -> ResponseHead:
         keeps_alive = False
     else:
         keeps_alive = minor == b"1" if b"connection" not in fields else _keeps_alive(fields, minor)
-    return ResponseHead(status, keeps_alive, framing, length, fields)
+    return ResponseHead(
+        status=status,
+        keeps_alive=keeps_alive,
+        framing=framing,
+        length=length,
+        content_type=fields.get(b"content-type", b""),
+        content_encoding=fields.get(b"content-encoding", b""),
+        read_fields=lambda: fields,
+    )
 
 
 def _problem_of(head: bytes, kind: str, start_line: bytes) -> str:
@@ -162,13 +197,14 @@ def _problem_of(head: bytes, kind: str, start_line: bytes) -> str:
     if not re.fullmatch(start_line, first + b"\r\n"):
         return f"{kind} line of {len(first)} bytes is not of HTTP/1.1"
     for number, line in enumerate(others, 2):
-        if not re.fullmatch(_FIELD_LINE, line + b"\r\n"):
-            name = re.match(rb"(" + _TOKEN + rb"):", line)
+        if not re.fullmatch(FIELD_LINE, line + b"\r\n"):
+            name = re.match(rb"(" + TOKEN + rb"):", line)
             return f"{kind} field in line {number} is malformed" + (f": {name[1].decode()[:40]}" if name else "")
     return f"{kind} head does not end in an empty line"
 
 
-def _fields_of(head: bytes) -> dict[bytes, bytes]:
+def fields_of(head: bytes) -> dict[bytes, bytes]:
+    """Return the `fields` of a head whose lines are well-formed."""
     listed = _find_fields_of_a_proxy(head)
     found = {name.lower(): value for name, value in listed}
     if len(found) != len(listed):
@@ -204,11 +240,11 @@ def _framing_of(fields: dict[bytes, bytes], minor: bytes, otherwise: Framing) ->
             raise HttpInvalid(f"transfer-encoding {coding[:40]!r} in HTTP/1.{minor.decode()} is not read")
         if length is not None:
             raise HttpInvalid("transfer-encoding and content-length in one head are refused")
-        return Framing.CHUNKED, 0
+        return _CHUNKED, 0
     if length is None:
         return otherwise, 0
     # A list of equal values is allowed by RFC 9110 §8.6 and refused here: no client of ours sends one.
-    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
+    if not length.isdigit() or len(length) > LENGTH_DIGITS_MAX:
         raise HttpInvalid(f"content-length {length[:40]!r} is no length")
     size = int(length)
     return (_LENGTH, size) if size else (_NONE, 0)
@@ -403,4 +439,4 @@ def body_of(head: RequestHead | ResponseHead) -> Body:
         return NoBody()
     if head.framing is _LENGTH:
         return LengthBody(head.length)
-    return ChunkedBody() if head.framing is Framing.CHUNKED else UntilCloseBody()
+    return ChunkedBody() if head.framing is _CHUNKED else UntilCloseBody()

@@ -129,7 +129,9 @@ def request_head_of(head: Head) -> RequestHead:
         keeps_alive=True,
         framing=Framing.NONE,
         length=0,
-        fields=fields,
+        content_type=fields.get(b"content-type", b""),
+        content_encoding=fields.get(b"content-encoding", b""),
+        read_fields=lambda: fields,
     )
 
 
@@ -144,7 +146,15 @@ def response_head_of(head: Head) -> ResponseHead:
     status = fields.get(b":status", b"")
     if len(status) != 3 or not status.isdigit():
         raise Http2Invalid(f"response status {status[:20]!r} is no status")
-    return ResponseHead(status=int(status), keeps_alive=True, framing=Framing.NONE, length=0, fields=fields)
+    return ResponseHead(
+        status=int(status),
+        keeps_alive=True,
+        framing=Framing.NONE,
+        length=0,
+        content_type=fields.get(b"content-type", b""),
+        content_encoding=fields.get(b"content-encoding", b""),
+        read_fields=lambda: fields,
+    )
 
 
 def trailer_of(head: Head) -> dict[bytes, bytes]:

@@ -33,21 +33,16 @@ class Passing:
             read_request_head(head), observation, data, memoryview(data), len(head), len(data)
         )
 
-    def read_heads(self, piece: bytes) -> tuple[int, bytes]:
-        """Read heads in what was kept and `piece`; return where they end, and all of it."""
+    def begin_response(self, piece: bytes, now: float = 11.0) -> tuple[int, bytes]:
+        """Begin with what was kept and `piece`; return how far that may be forwarded, and all of it."""
         data = bytearray(self.exchange.response_ahead + piece)
         self.exchange.response_ahead = b""
-        return self.exchange.read_response_heads(data, memoryview(data), len(data), HEAD_BYTES_MAX), bytes(data)
+        return self.exchange.begin_response(data, memoryview(data), len(data), HEAD_BYTES_MAX, now), bytes(data)
 
     def follow_request(self, piece: bytes) -> int:
         """Follow the rest of the request's body."""
         data = bytearray(piece)
         return self.exchange.follow_request(data, memoryview(data), 0, len(data))
-
-    def begin_response(self, piece: bytes = b"", now: float = 11.0) -> int:
-        """Go on behind the head of the response."""
-        data = bytearray(piece)
-        return self.exchange.begin_response(data, memoryview(data), 0, len(data), now)
 
     def follow(self, piece: bytes, now: float = 11.0) -> int:
         """Follow the body of the response."""
@@ -64,12 +59,12 @@ def test_heads_may_be_cut_anywhere(cut: int) -> None:
     """Interim ones are passed over, the final one is found, and where its body begins."""
     heads = INTERIM * 2 + FINAL
     passing = Passing(post(HOST, BODY))
-    end, _ = passing.read_heads(heads[:cut])
+    end, _ = passing.begin_response(heads[:cut])
     assert end == (cut if cut == len(heads) else len(INTERIM) * min(2, cut // len(INTERIM)))
     if passing.exchange.response is None:
         assert heads[:cut].endswith(passing.exchange.response_ahead)
-        end, data = passing.read_heads(heads[cut:] + ANSWER)
-        assert data[end:] == ANSWER
+        end, data = passing.begin_response(heads[cut:] + ANSWER)
+        assert data[:end].endswith(FINAL + ANSWER)
     assert passing.exchange.response is not None and passing.exchange.response.status == 200
 
 
@@ -77,8 +72,7 @@ def test_an_exchange_ends_with_its_record() -> None:
     """Written when the last byte is there, before it is forwarded; what lies behind is another message's."""
     passing = Passing(post(HOST, BODY))
     assert passing.request_end == len(post(HOST, BODY))
-    passing.read_heads(FINAL)
-    passing.begin_response(now=10.5)
+    passing.begin_response(FINAL, 10.5)
     assert passing.follow(ANSWER[:50]) == 50
     assert passing.records == []
     assert passing.follow(ANSWER[50:] + b"HTTP/1.1 ") == len(ANSWER) - 50
@@ -96,7 +90,7 @@ def test_an_exchange_ends_with_its_record() -> None:
 def test_nonsense_is_named(heads: bytes) -> None:
     """The relay decides what the client is told."""
     with pytest.raises(HttpInvalid):
-        Passing(get(HOST)).read_heads(heads)
+        Passing(get(HOST)).begin_response(heads)
 
 
 def test_a_malformed_body_is_named() -> None:
@@ -126,13 +120,12 @@ def test_a_body_that_comes_whole_is_followed_as_any_other(
             assert not passing.exchange.request_body.done
             assert passing.follow_request(request[len(first) :]) == len(BODY) - request_first
         assert passing.exchange.request_body.done
-        passing.read_heads(FINAL)
         if response_first < len(ANSWER):
-            assert passing.begin_response(ANSWER[:response_first]) == response_first
+            assert passing.begin_response(FINAL + ANSWER[:response_first])[0] == len(FINAL) + response_first
             assert not passing.exchange.response_body.done
             assert passing.follow(ANSWER[response_first:] + behind) == len(ANSWER) - response_first
         else:
-            assert passing.begin_response(ANSWER + behind) == len(ANSWER)
+            assert passing.begin_response(FINAL + ANSWER + behind)[0] == len(FINAL + ANSWER)
         assert passing.exchange.response_body.done
         written.append(passing.around.outbox.entries)
     assert written[0] == written[1]
@@ -153,8 +146,7 @@ def test_chunks_that_come_alone_are_followed_as_any_others(cuts: list[int]) -> N
     records = []
     for follow_alone in (False, True):
         passing = Passing(post(HOST, BODY))
-        passing.read_heads(CHUNKED)
-        passing.begin_response()
+        passing.begin_response(CHUNKED)
         follow = passing.exchange.chunk_follower()
         assert follow is not None
         for piece in pieces:
@@ -180,8 +172,7 @@ def test_chunks_that_come_alone_are_followed_as_any_others(cuts: list[int]) -> N
 def test_only_chunks_that_are_read_come_alone(request_: bytes, head: bytes) -> None:
     """A length tells where the end is in another way, and what nobody reads is not copied."""
     passing = Passing(request_)
-    passing.read_heads(head)
-    passing.begin_response()
+    passing.begin_response(head)
     assert passing.exchange.chunk_follower() is None
 
 
@@ -190,7 +181,7 @@ def test_another_protocol_is_told_to_whoever_reads_it(upgrade: str) -> None:
     """A socket that nobody reads leaves one record at its end."""
     fields = (f"Upgrade: {upgrade}", "Connection: upgrade")
     passing = Passing(get(HOST, "/socket", *fields))
-    passing.read_heads(f"HTTP/1.1 101 Switching Protocols\r\nupgrade: {upgrade}\r\n\r\n".encode())
+    passing.begin_response(f"HTTP/1.1 101 Switching Protocols\r\nupgrade: {upgrade}\r\n\r\n".encode())
     passing.exchange.upgrade(11.0, passing.around.parts)
     passing.exchange.upgraded_up(memoryview(b"up"), 11.0)
     passing.exchange.upgraded_down(memoryview(b"down"), 11.0)

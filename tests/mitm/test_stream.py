@@ -41,6 +41,31 @@ def test_a_fin_is_an_end_and_a_reset_is_none(bench: Bench) -> None:
     assert bench.ending == ENDED and bench.stream.ended
 
 
+@pytest.mark.parametrize("is_watched", [True, False], ids=["used before", "never used"])
+def test_what_comes_while_a_stream_rests_closes_it(bench: Bench, is_watched: bool) -> None:
+    """It reads also if it was paused, and whoever used it hears nothing."""
+    if is_watched:
+        bench.watch()
+    bench.stream.pause()
+    bench.stream.rest()
+    assert not bench.stream.closed
+    bench.far.sendall(b"hello")
+    bench.turn()
+    assert bench.stream.closed
+    assert not is_watched or (bench.received, bench.ending) == (b"", None)
+
+
+def test_a_stream_at_rest_can_be_used_again(bench: Bench) -> None:
+    """What failed meanwhile is no concern of whoever used it before."""
+    bench.watch()
+    bench.stream.rest()
+    assert bench.stream.on_drained is bench.stream.on_failed
+    bench.watch()
+    bench.far.sendall(b"hello")
+    bench.turn()
+    assert bench.received == b"hello"
+
+
 def test_a_reset_breaks_off(bench: Bench) -> None:
     """Also a stream that is paused hears of it."""
     bench.watch()
