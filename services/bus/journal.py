@@ -146,7 +146,7 @@ class Journal:
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Write the records that an exchange ends with and close its draft, in one entry: both or neither."""
-        if self._waiting:
+        if self._waiting.exchanges:
             self._wait(exchange_id, records)
         elif self.is_holding and exchange_id is None:
             self._held_alone += records
@@ -216,11 +216,11 @@ class Journal:
         """Try again to write what waits for room on the disk, and to make a segment when there is none."""
         if self._descriptor < 0:
             self._rotate()
-        while self._waiting:
-            if not self._finish(*self._waiting.first()):
+        while self._waiting.exchanges:
+            if not self._finish(*self._waiting.exchanges[0]):
                 break
             self._waiting.leave()
-        if self.problem is not None and not self._waiting and self._descriptor >= 0:
+        if self.problem is not None and not self._waiting.exchanges and self._descriptor >= 0:
             # Nothing waits, so only a try tells whether there is room again: an entry that says nothing.
             self._append(encode_entry(EntryKind.PROGRESSED, 0, b"", ()))
 
@@ -306,7 +306,7 @@ class Journal:
             _sync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
-        if mark >= self.last and not self._drafts and not self._waiting and not self.dropped:
+        if mark >= self.last and not self._drafts and not self._waiting.exchanges and not self.dropped:
             write_covered(self._folder, self.first, self.last, 0)
 
     # Underneath.
@@ -323,8 +323,7 @@ class Journal:
 
     def _hold_alone(self) -> None:
         """Hold those records as one entry."""
-        records = self._held_alone.copy()
-        self._held_alone.clear()
+        records, self._held_alone = self._held_alone, []
         self._hold(self._finished(None, records), partial(self._finish_each, records))
         self._held_records += records
 

@@ -13,36 +13,32 @@ class WaitingRoom:
 
     Args:
         bytes_max: What all of them may take; there is no room for more.
+
+    Attributes:
+        exchanges: Those that wait; only to be looked at.
     """
 
-    __slots__ = ("_bytes", "_bytes_max", "_waiting")
+    __slots__ = ("_bytes", "_bytes_max", "exchanges")
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._waiting: deque[tuple[str | None, tuple[bytes, ...]]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        self.exchanges: deque[tuple[str | None, tuple[bytes, ...]]] = deque()
 
     @property
     def records(self) -> int:
         """How many records wait."""
-        return sum(len(records) for _, records in self._waiting)
+        return sum(len(records) for _, records in self.exchanges)
 
     def take(self, exchange_id: str | None, records: Sequence[bytes]) -> bool:
         """Let the records of an exchange wait; False if there is no room, or they would never be an entry."""
         size = sum(map(len, records))
         if size > ENTRY_BYTES_MAX // 2 or self._bytes + size > self._bytes_max:
             return False
-        self._waiting.append((exchange_id, tuple(exactly(records))))
+        self.exchanges.append((exchange_id, tuple(exactly(records))))
         self._bytes += size
         return True
 
-    def first(self) -> tuple[str | None, tuple[bytes, ...]]:
-        """Return the exchange that waits longest, with its records."""
-        return self._waiting[0]
-
     def leave(self) -> None:
         """The first need not wait any longer."""
-        self._bytes -= sum(map(len, self._waiting.popleft()[1]))
+        self._bytes -= sum(map(len, self.exchanges.popleft()[1]))

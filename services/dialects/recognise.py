@@ -98,9 +98,11 @@ def recognise(method: str, host: str, target: str) -> Call:
         host: The host that is spoken to, with or without its port.
         target: The request target as on the wire: a path with its query, or an absolute URL.
     """
-    path = target.partition("?")[0].partition("#")[0]
-    known = _recognised if len(path) <= _REMEMBERED_LETTERS_MAX else _recognised.__wrapped__
-    return known(method, host, path)
+    if "?" in target or "#" in target:
+        target = target.partition("?")[0].partition("#")[0]
+    if len(target) <= _REMEMBERED_LETTERS_MAX:
+        return _recognised(method, host, target)
+    return _recognised.__wrapped__(method, host, target)
 
 
 @lru_cache(maxsize=2048)

@@ -7,14 +7,14 @@ from services.bus.waiting import WaitingRoom
 def test_who_came_first_leaves_first() -> None:
     """With all records of its exchange."""
     room = WaitingRoom(100)
-    assert not room
+    assert not room.exchanges
     assert room.take("a", [b"1", b"2"]) and room.take(None, [b"3"])
-    assert (len(room), room.records) == (2, 3)
-    assert room.first() == ("a", (b"1", b"2"))
+    assert (len(room.exchanges), room.records) == (2, 3)
+    assert room.exchanges[0] == ("a", (b"1", b"2"))
     room.leave()
-    assert room.first() == (None, (b"3",))
+    assert room.exchanges[0] == (None, (b"3",))
     room.leave()
-    assert not room
+    assert not room.exchanges
 
 
 def test_the_room_is_bounded() -> None:
@@ -36,5 +36,5 @@ def test_records_are_copied() -> None:
     """As in the tail: they may hold more memory than they show."""
     room, record = WaitingRoom(1000), bytes(100)
     room.take(None, [record])
-    [kept] = room.first()[1]
+    [kept] = room.exchanges[0][1]
     assert kept == record and kept is not record
