@@ -50,6 +50,7 @@ __all__ = [
     "ResponseReader",
     "SocketReader",
     "catalogue_reader",
+    "reads_headers",
     "recognise",
     "request_reader",
     "response_reader",
@@ -149,6 +150,12 @@ def response_reader(
     if dialect.headed_reader is None:
         return dialect.response_reader(call, status, content_type, facts)
     return dialect.headed_reader(call, ResponseFacts(status=status, content_type=content_type, headers=headers), facts)
+
+
+def reads_headers(call: Call) -> bool:
+    """Say whether the API says some of its answer in headers: only then `response_reader` looks at them."""
+    dialect = _BY_NAME.get(call.dialect or "")
+    return dialect is not None and dialect.headed_reader is not None
 
 
 def socket_reader(call: Call, facts: RequestFacts) -> SocketReader | None:

@@ -131,6 +131,11 @@ class Observation:
         """Take a piece of the response's body."""
         self.bytes_down += len(data)
 
+    def last_content(self, data: bytes, now: float) -> None:
+        """Take the last piece of the response's body, with which it has ended."""
+        self.bytes_down += len(data)
+        self.ended(now)
+
     def event_follower(self) -> Callable[[bytes, int], bool] | None:
         """Return what takes an event that came alone; None as there is nobody to read it."""
         return None

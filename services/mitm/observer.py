@@ -15,7 +15,14 @@ from orjson import Fragment, dumps
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader
 from services.dialects.dialect import Call, CallKind, RequestFacts, RequestReader, ResponseReader, SocketReader
 from services.dialects.model_names import ModelCatalogueReader
-from services.dialects.recognise import catalogue_reader, recognise, request_reader, response_reader, socket_reader
+from services.dialects.recognise import (
+    catalogue_reader,
+    reads_headers,
+    recognise,
+    request_reader,
+    response_reader,
+    socket_reader,
+)
 from services.events.exchange import Client
 from services.events.usage import Outcome, ResponseUsage
 from services.mitm.harmless import harmless
@@ -64,6 +71,7 @@ class CallObservation(Observation):
         "_decoder",
         "_facts",
         "_finished",
+        "_is_ending",
         "_request_decoder",
         "_request_reader",
         "_response_reader",
@@ -73,6 +81,7 @@ class CallObservation(Observation):
         super().__init__(host, call, client, problem, now, parts)
         self._facts = NOTHING_SAID if call.request_model is None else RequestFacts(model=call.request_model)
         self._finished = False
+        self._is_ending = False  # its last piece is being read
         self._decoder: ContentDecoder | None = None
         self._decoded_bytes = 0
         self._request_decoder: ContentDecoder | None = None
@@ -136,16 +145,16 @@ class CallObservation(Observation):
 
     @harmless
     def _begin_reading(self, response: ResponseHead) -> None:
-        content_type = response.field(b"content-type")
-        self._response_reader = response_reader(
-            self._call,
+        call, has_said = self._call, reads_headers(self._call)
+        reader = self._response_reader = response_reader(
+            call,
             status=response.status,
-            content_type=content_type,
+            content_type=response.field(b"content-type"),
             facts=self._facts,
-            headers=_texts(response.fields),
+            headers=_texts(response.fields) if has_said else {},
         )
-        self._catalogue = catalogue_reader(self._call)
-        if self._response_reader is None and self._catalogue is None:
+        self._catalogue = catalogue_reader(call)
+        if reader is None and self._catalogue is None:
             return
         try:
             self._decoder = _decoder_for(response.field(b"content-encoding"), self._parts.decoded_bytes_max)
@@ -153,8 +162,8 @@ class CallObservation(Observation):
             self._problem = str(error)
             return
         self.reads_response = True
-        if self._response_reader is not None and self._response_reader.counts():  # Bedrock has counts in its head
-            self._journal_counts(self._response_reader)
+        if has_said and reader is not None and reader.counts():  # Bedrock's head has counts
+            self._journal_counts(reader)
 
     @harmless
     def response_trailer(self, fields: Mapping[bytes, bytes]) -> None:
@@ -180,6 +189,16 @@ class CallObservation(Observation):
             self._stop_reading(str(error))
         except Exception as error:
             self.failed(error)
+
+    def last_content(self, data: bytes, now: float) -> None:
+        """
+        Take the last piece of the response's body, with which it has ended.
+
+        Its counts stand in the record, which is journaled here and now: they need no entry of their own before it.
+        """
+        self._is_ending = True
+        self.response_content(data)
+        self.ended(now)
 
     def event_follower(self) -> Callable[[bytes, int], bool] | None:
         """
@@ -208,6 +227,8 @@ class CallObservation(Observation):
         return follow
 
     def _journal_counts(self, reader: ResponseReader) -> None:
+        if self._is_ending:
+            return
         members = {"usage": reader.counts(), "response_model": reader.response_model()}
         self._parts.outbox.repeats(self._id)(dumps(members))
 
