@@ -112,8 +112,9 @@ class Journal:
 
     def start(self, exchange_id: str, draft: bytes) -> None:
         """An exchange begins; `draft` is the record that stands if this process dies now."""
-        begun = Draft(exchange_id.encode(), draft)
-        entry = encode_entry(_STARTED, 0, begun.key, (draft,))
+        key = exchange_id.encode()
+        entry = encode_entry(_STARTED, 0, key, (draft,))
+        begun = Draft(key, entry)
         if not self.is_holding:
             self._begin(exchange_id, begun, entry)
             return
@@ -324,7 +325,9 @@ class Journal:
     def _hold_alone(self) -> None:
         """Hold those records as one entry."""
         records, self._held_alone = self._held_alone, []
-        self._hold(self._finished(None, records), partial(self._finish_each, records))
+        entry = encode_entry(_FINISHED, self.last + 1 + len(self._held_records), b"", records)
+        self._otherwise[len(self._held)] = partial(self._finish_each, records)
+        self._held.append(entry)
         self._held_records += records
 
     def _finish_each(self, records: Sequence[bytes]) -> None:
@@ -471,11 +474,11 @@ class Journal:
             exchange_id, draft = next(iter(self._drafts.items()))
             if draft.segment_number >= oldest_kept:
                 return
-            record = draft.record()
+            start = encode_entry(_STARTED, 0, draft.key, (draft.record(),))
             # Straight to the file: an append could rotate again.
-            if not self._write(encode_entry(_STARTED, 0, draft.key, (record,))):
+            if not self._write(start):
                 return
-            draft.begin(record)
+            draft.begin(start)
             self._keep(exchange_id, draft)
 
 

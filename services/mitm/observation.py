@@ -144,11 +144,17 @@ class Observation:
 
     def ended(self, now: float) -> None:
         """The response is whole."""
-        self._close(now, True, None, None)
+        try:
+            if self._call.kind is _OTHER:
+                self.count(now)
+            else:
+                self._write_unread(now)
+        except Exception as error:
+            self.failed(error)
 
     def broken(self, aborted_by: Abort | None, reason: str, now: float) -> None:
         """The exchange broke off; `aborted_by` None means that it ended as such things end."""
-        self._close(now, aborted_by is None, aborted_by, reason)
+        self.ended(now)  # what is not read is written the same however it ends
 
     @harmless
     def upgraded(self, response: ResponseHead, now: float, problem: str | None = None) -> None:
@@ -164,16 +170,6 @@ class Observation:
             self.count(now)
             return
         self._finish([self._usage(Outcome.ERROR, error_type=error_type, reason=reason)], now, None)
-
-    def _close(self, now: float, complete: bool, aborted_by: Abort | None, reason: str | None) -> None:
-        """However it ended, it is written as one that was not read."""
-        try:
-            if self._call.kind is _OTHER:
-                self.count(now)
-            else:
-                self._write_unread(now)
-        except Exception as error:
-            self.failed(error)
 
     # -- records -----------------------------------------------------------
 

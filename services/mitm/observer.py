@@ -248,6 +248,14 @@ class CallObservation(Observation):
 
     # -- how it ends -------------------------------------------------------
 
+    def ended(self, now: float) -> None:
+        """The response is whole."""
+        self._close(now, True, None, None)
+
+    def broken(self, aborted_by: Abort | None, reason: str, now: float) -> None:
+        """The exchange broke off; `aborted_by` None means that it ended as such things end."""
+        self._close(now, aborted_by is None, aborted_by, reason)
+
     def _close(self, now: float, complete: bool, aborted_by: Abort | None, reason: str | None) -> None:
         try:
             if self._call.kind is _OTHER:
