@@ -239,16 +239,19 @@ class Observation:
         return dumps(record)
 
     def _write_unread(self, now: float) -> None:
-        call = self._call
-        reason = self._problem or "endpoint is not known"
-        record = unread_record(call.provider, self._host, self._client, reason).copy()
+        alike = unread_record(self._call.provider, self._host, self._client, self._problem or "endpoint is not known")
+        self._parts.outbox.finish(None, [self._written_like(alike, now)])
+
+    def _written_like(self, alike: dict[str, object], now: float) -> bytes:
+        """Write a record to which nothing is added but what every exchange has."""
+        record = alike.copy()
         record["event_id"] = record["exchange_id"] = self._id
         record["at"] = timestamp(self._epoch_offset_s + now)
-        record["operation"] = call.operation or "unknown"
+        record["operation"] = self._call.operation or "unknown"
         record["http_status"] = self._status
         record["timing"] = self._timing(now)
         record["bytes"] = {"up": self.bytes_up, "down": self.bytes_down}
-        self._parts.outbox.finish(None, [dumps(record)])
+        return dumps(record)
 
     def model_named(self, model: str | None) -> str | None:
         """Return what people call a model: the name behind a placeholder where it is known."""

@@ -8,7 +8,6 @@ record at its end (services.mitm.observation). Whatever fails here, the traffic 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from orjson import Fragment, dumps
 
@@ -28,6 +27,7 @@ from services.events.usage import Outcome, ResponseUsage
 from services.mitm.harmless import harmless
 from services.mitm.known_peer import KnownPeer, written
 from services.mitm.observation import INTERNAL, NOTHING_SAID, Abort, Observation, ObserverParts
+from services.mitm.records import draft_record
 from services.wire.content_encoding import ContentDecoder, content_decoder
 from services.wire.errors import WireError
 from services.wire.http1 import RequestHead, ResponseHead
@@ -96,8 +96,9 @@ class CallObservation(Observation):
         if call.kind is not _MODEL_CALL:
             return
         # This is the record if nothing of ours is left to write another one.
-        usage = _known(_TRUNCATED, call.operation, call.request_model, "the proxy was killed in the middle of it")
-        self._parts.outbox.start(self._id, self._record(usage, self._started, Abort.PROXY, self._id))
+        asked, model = call.request_model, self.model_named(call.request_model)
+        draft = draft_record(call.provider, call.dialect, self._host, self._client, asked, model)
+        self._parts.outbox.start(self._id, self._written_like(draft, self._started))
         reader = request_reader(call)
         if reader is not None:
             try:
@@ -308,12 +309,6 @@ class CallObservation(Observation):
 
     def _has_decoded_nothing(self) -> bool:
         return self._decoder is not None and self.bytes_down > 0 and self._decoded_bytes == 0
-
-
-@lru_cache(maxsize=64)
-def _known(outcome: Outcome, operation: str | None, model: str | None, reason: str) -> ResponseUsage:
-    """What is known of a response without its body is one of few things."""
-    return ResponseUsage(outcome=outcome, operation=operation or "unknown", request_model=model, reason=reason)
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from services.events.usage import Outcome
 _REMEMBERED = 256
 _MEMBERS = ("schema", *(field.name for field in fields(UsageRecorded)))
 _UNREADABLE = Outcome.UNREADABLE.value
+_TRUNCATED = Outcome.TRUNCATED.value
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -39,3 +40,18 @@ def unread_record(provider: str, host: str, client: Fragment, reason: str) -> di
     """Return the record of an exchange that nobody here can read, as far as those with one host are alike."""
     alike = {"outcome": _UNREADABLE, "reason": reason}
     return empty_record(provider, None, host, client) | alike
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def draft_record(
+    provider: str, dialect: str | None, host: str, client: Fragment, request_model: str | None, model: str | None
+) -> dict[str, object]:
+    """Return the record of a call in whose midst the process dies, as far as those of one model are alike."""
+    alike = {
+        "request_model": request_model,
+        "model": model,
+        "outcome": _TRUNCATED,
+        "reason": "the proxy was killed in the middle of it",
+        "aborted_by": "proxy",
+    }
+    return empty_record(provider, dialect, host, client) | alike

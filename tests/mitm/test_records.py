@@ -8,7 +8,7 @@ from services.events.codec import decode, encode
 from services.events.exchange import Client, Timing, UsageRecorded
 from services.events.usage import Outcome
 from services.mitm.known_peer import written
-from services.mitm.records import empty_record, unread_record
+from services.mitm.records import draft_record, empty_record, unread_record
 
 CLIENT = Client(uid=1000, cwd='/home/"x"')
 TIMING = {"started_at": "now", "first_byte_ms": None, "duration_ms": None}
@@ -45,6 +45,15 @@ def test_a_record_of_what_nobody_reads_says_so() -> None:
     record = decode(UsageRecorded, written_record)
     assert encode(record) == written_record
     assert (record.outcome, record.reason, record.dialect) == (Outcome.UNREADABLE, 'why "not"', None)
+
+
+def test_a_draft_says_that_the_process_died() -> None:
+    """For who reads it is there when nobody is left to write another one."""
+    draft = orjson.dumps(draft_record("p", "d", "h", written(CLIENT), "alias", "model") | OWN)
+    record = decode(UsageRecorded, draft)
+    assert encode(record) == draft
+    assert (record.outcome, record.aborted_by, record.usage) == (Outcome.TRUNCATED, "proxy", {})
+    assert (record.request_model, record.model) == ("alias", "model")
 
 
 def test_exchanges_that_are_alike_share_it() -> None:
