@@ -9,6 +9,7 @@ from services.bus.store import unfinished_record
 
 # Parts that are kept before they are merged: parsing JSON is dear beside an append.
 _PARTS_MAX = 16
+_PROGRESSED = EntryKind.PROGRESSED
 
 
 class Holder(Protocol):
@@ -33,16 +34,16 @@ class Draft:
 
     __slots__ = ("_entries", "key", "progress_head", "repeated", "segment_number")
 
-    def __init__(self, key: bytes, draft: bytes) -> None:
+    def __init__(self, key: bytes, start: bytes) -> None:
         self.key = key
         self.segment_number = 0
-        self.progress_head = entry_head(EntryKind.PROGRESSED, 0, key)
-        self.begin(draft)
+        self.progress_head = entry_head(_PROGRESSED, 0, key)
+        self.begin(start)
 
-    def begin(self, draft: bytes) -> None:
-        """`draft` stands for all before it."""
-        # As they were written: their heads have one length.
-        self._entries = [encode_single(self.progress_head, draft)]
+    def begin(self, start: bytes) -> None:
+        """The draft in this entry stands for all before it."""
+        # Entries are kept as they were written: their heads have one length.
+        self._entries = [start]
         self.repeated: bytes | None = None
 
     def add(self, entry: bytes) -> None:

@@ -13,18 +13,30 @@ import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import orjson
 
 from services.bus.draft import Draft
+from services.bus.limits import JournalLimits
 from services.bus.segment import ENTRY_BYTES_MAX, EntryKind, encode_entry, encode_single
-from services.bus.store import SEGMENT_SUFFIX, EpochReader, PastEpoch, Restore, Segment, write_covered
-from services.bus.tail import Tail, exactly
+from services.bus.store import (
+    SEGMENT_SUFFIX,
+    EpochReader,
+    PastEpoch,
+    Restore,
+    Segment,
+    create_segment,
+    write_covered,
+)
+from services.bus.tail import Tail
+from services.bus.waiting import WaitingRoom
 
 _EPOCH_NAME = re.compile("[0-9a-f]{32}")
+# The members of an Enum take Python 3.11 as long to look up as twenty names of the module.
+_STARTED = EntryKind.STARTED
+_FINISHED = EntryKind.FINISHED
 # In a draft, which is a record; inside a string of it the quotes would be escaped.
 _RUN = re.compile(rb'"run":"([0-9A-Za-z]+)"')
 # A hello names every epoch, up to ten times a second.
@@ -32,26 +44,6 @@ _PAST_EPOCHS_MAX = 64
 # A draft is written again when the segment that has it is this many segments behind (more when there are many
 # drafts), so that an exchange that lasts for days does not keep every segment since its start alive.
 _CARRY_SEGMENTS = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalLimits:
-    """
-    How much a journal may take.
-
-    Attributes:
-        segment_bytes: A segment is left when it has this size; deletion goes by segments.
-        total_bytes_max: Of all epochs of the publisher; past it nothing more is recorded until something is committed.
-        retained_bytes_max: Of segments that are committed and kept, so that an older copy of the ledger can catch up.
-        retained_s: How long such segments are kept.
-        waiting_bytes_max: Finished records that wait in memory for room on the disk; further ones are dropped.
-    """
-
-    segment_bytes: int = 4 * 1024 * 1024
-    total_bytes_max: int = 1024 * 1024 * 1024
-    retained_bytes_max: int = 128 * 1024 * 1024
-    retained_s: float = 24 * 3600.0
-    waiting_bytes_max: int = 16 * 1024 * 1024
 
 
 class Journal:
@@ -67,6 +59,7 @@ class Journal:
             large to be written.
         on_unsynced: Called when there is something to `sync`, and there was nothing before: with True for what
             exchanges begin and end with, with False for their progress.
+        on_written: Called when records have been written, once for all of a write: `last` has grown.
         on_problem: Called when `problem` is set.
         is_holding: What the data path writes waits for `write_held`.
     """
@@ -81,6 +74,7 @@ class Journal:
         self.problem: str | None = None
         self.dropped = 0
         self.on_unsynced: Callable[[bool], None] = _ignore
+        self.on_written: Callable[[], None] = _ignore
         self.on_problem: Callable[[], None] = _ignore
         self._limits = limits
         self._folder = folder / self.epoch
@@ -88,12 +82,12 @@ class Journal:
         self.is_holding = False
         self._held: list[bytes] = []
         self._held_records: list[bytes] = []
+        self._held_alone: list[bytes] = []  # records that no draft is closed with, and with that no entry of their own
         self._held_ends: dict[str, Draft] = {}  # drafts that what is held closes
         self._uncut = 0  # bytes of a failed append that could not be removed
         self._stands = False  # what is appended is on disk already, among those
         self._otherwise: dict[int, Callable[[], None]] = {}
-        self._waiting: deque[tuple[str | None, tuple[bytes, ...]]] = deque()
-        self._waiting_bytes = 0
+        self._waiting = WaitingRoom(limits.waiting_bytes_max)
         self._segments: list[Segment] = []
         self._reader = EpochReader(self._segments)
         self._tail = Tail()  # up to `last`
@@ -128,8 +122,9 @@ class Journal:
 
     def start(self, exchange_id: str, draft: bytes) -> None:
         """An exchange begins; `draft` is the record that stands if this process dies now."""
-        begun = Draft(exchange_id.encode(), draft)
-        entry = encode_entry(EntryKind.STARTED, 0, begun.key, (draft,))
+        key = exchange_id.encode()
+        entry = encode_entry(_STARTED, 0, key, (draft,))
+        begun = Draft(key, entry)
         if not self.is_holding:
             self._begin(exchange_id, begun, entry)
             return
@@ -153,23 +148,24 @@ class Journal:
 
     def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
         """Write the records that an exchange ends with and close its draft, in one entry: both or neither."""
-        if self.is_holding and not self._waiting:
+        if self._waiting.exchanges:
+            self._wait(exchange_id, records)
+        elif self.is_holding and exchange_id is None:
+            self._held_alone += records
+        elif self.is_holding:
+            if self._held_alone:
+                self._hold_alone()
             self._hold(self._finished(exchange_id, records), partial(self.finish, exchange_id, records))
             self._held_records += records
             if exchange_id in self._drafts:
                 self._held_ends[exchange_id] = self._drafts.pop(exchange_id)
-            return
-        if not self._waiting and self._finish(exchange_id, records):
-            return
-        size = sum(map(len, records))
-        if size > ENTRY_BYTES_MAX // 2 or self._waiting_bytes + size > self._limits.waiting_bytes_max:
-            self.dropped += len(records)
-            return
-        self._waiting.append((exchange_id, tuple(map(exactly, records))))
-        self._waiting_bytes += size
+        elif not self._finish(exchange_id, records):
+            self._wait(exchange_id, records)
 
     def write_held(self) -> None:
         """Write what is held, all at once; what cannot be, each by itself."""
+        if self._held_alone:
+            self._hold_alone()
         if not self._held:
             return
         entries, self._uncut = b"".join(self._held), 0
@@ -206,7 +202,7 @@ class Journal:
     @property
     def waiting(self) -> int:
         """Finished records that wait in memory for room on the disk."""
-        return sum(len(records) for _, records in self._waiting)
+        return self._waiting.records
 
     @property
     def size_bytes(self) -> int:
@@ -222,13 +218,11 @@ class Journal:
         """Try again to write what waits for room on the disk, and to make a segment when there is none."""
         if self._descriptor < 0:
             self._rotate()
-        while self._waiting:
-            exchange_id, records = self._waiting[0]
-            if not self._finish(exchange_id, records):
+        while self._waiting.exchanges:
+            if not self._finish(*self._waiting.exchanges[0]):
                 break
-            self._waiting.popleft()
-            self._waiting_bytes -= sum(map(len, records))
-        if self.problem is not None and not self._waiting and self._descriptor >= 0:
+            self._waiting.leave()
+        if self.problem is not None and not self._waiting.exchanges and self._descriptor >= 0:
             # Nothing waits, so only a try tells whether there is room again: an entry that says nothing.
             self._append(encode_entry(EntryKind.PROGRESSED, 0, b"", ()))
 
@@ -266,11 +260,16 @@ class Journal:
                 segment.covered_at_unix_s = now_unix_s
         covered = [each for each in self.past if each.covered_at_unix_s is not None]
         for epoch in sorted(covered, key=lambda each: each.covered_at_unix_s or 0.0):
-            if len(self.past) > _PAST_EPOCHS_MAX or self._is_expired(epoch.covered_at_unix_s, now_unix_s):
+            if len(self.past) > _PAST_EPOCHS_MAX or self._limits.has_expired(
+                epoch.covered_at_unix_s, now_unix_s, self.size_bytes
+            ):
                 self.delete_past(epoch)
         oldest_needed = min((draft.segment_number for draft in self._drafts.values()), default=self._segment_number)
         for segment in self._segments[:-1]:
-            if oldest_needed <= segment.number or not self._is_expired(segment.covered_at_unix_s, now_unix_s):
+            covered_at_unix_s, size_bytes = segment.covered_at_unix_s, self.size_bytes
+            if oldest_needed <= segment.number:
+                break
+            if not self._limits.has_expired(covered_at_unix_s, now_unix_s, size_bytes):
                 break
             self._remove(segment)
 
@@ -309,16 +308,10 @@ class Journal:
             _sync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
-        if mark >= self.last and not self._drafts and not self._waiting:
+        if mark >= self.last and not self._drafts and not self._waiting.exchanges and not self.dropped:
             write_covered(self._folder, self.first, self.last, 0)
 
     # Underneath.
-
-    def _is_expired(self, covered_at_unix_s: float | None, now_unix_s: float) -> bool:
-        if covered_at_unix_s is None:
-            return False
-        is_old = now_unix_s - covered_at_unix_s > self._limits.retained_s
-        return is_old or self.size_bytes > self._limits.retained_bytes_max
 
     def _remove(self, segment: Segment) -> None:
         self._segments.remove(segment)
@@ -330,9 +323,21 @@ class Journal:
         self._otherwise[len(self._held)] = otherwise
         self._held.append(entry)
 
+    def _hold_alone(self) -> None:
+        """Hold those records as one entry."""
+        records, self._held_alone = self._held_alone, []
+        entry = encode_entry(_FINISHED, self.last + 1 + len(self._held_records), b"", records)
+        self._otherwise[len(self._held)] = partial(self._finish_each, records)
+        self._held.append(entry)
+        self._held_records += records
+
+    def _finish_each(self, records: Sequence[bytes]) -> None:
+        for record in records:
+            self.finish(None, [record])
+
     def _finished(self, exchange_id: str | None, records: Sequence[bytes]) -> bytes:
         key = b"" if exchange_id is None else exchange_id.encode()
-        return encode_entry(EntryKind.FINISHED, self.last + 1 + len(self._held_records), key, records)
+        return encode_entry(_FINISHED, self.last + 1 + len(self._held_records), key, records)
 
     def _finish(self, exchange_id: str | None, records: Sequence[bytes]) -> bool:
         if not self._append(self._finished(exchange_id, records)):
@@ -341,6 +346,13 @@ class Journal:
         self._take(records)
         self._drafts.pop(exchange_id or "", None)
         return True
+
+    def _wait(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
+        if not self._waiting.take(exchange_id, records):
+            self.dropped += len(records)
+            # Nothing ends its draft any more, which must not keep its segment for ever. As long as that is there, the
+            # next life finds what the draft had come to: less than the record, but not nothing.
+            self._drafts.pop(exchange_id or "", None)
 
     def _begin(self, exchange_id: str, draft: Draft, entry: bytes) -> None:
         self._drafts.pop(exchange_id, None)
@@ -358,6 +370,7 @@ class Journal:
         self._tail.add(records)
         self.last += len(records)
         self._segments[-1].last = self.last
+        self.on_written()
 
     def _append(self, entry: bytes) -> bool:
         """Write one entry, whole or not at all; False if it could not be."""
@@ -435,30 +448,18 @@ class Journal:
         """Begin a new segment; on failure stay with the one that is open, if there is one."""
         number = self._segment_number + 1
         path = self._folder / f"{number:08x}{SEGMENT_SUFFIX}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         whose = orjson.dumps({"publisher": self.publisher, "epoch": self.epoch, "at_unix_s": int(time.time())})
         header = encode_entry(EntryKind.HEADER, self.last + 1, b"", (whose,))
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, flags, 0o600)
+            descriptor = create_segment(path, header)
         except OSError as error:
             self._note_problem(error.strerror)
             # Not at once again: on a full disk every record would pay for the attempt.
             self._rotate_at_bytes = self._written + self._limits.segment_bytes // 8
             return
-        try:
-            written = os.write(descriptor, header)
-        except OSError as error:
-            self._note_problem(error.strerror)
-            written = 0
-        if written < len(header):
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
-            self._rotate_at_bytes = self._written + self._limits.segment_bytes // 8
-            return
         if self._descriptor >= 0:
             self._leave_segment()
-        self._descriptor, self._segment_number, self._written = descriptor, number, written
+        self._descriptor, self._segment_number, self._written = descriptor, number, len(header)
         self._rotate_at_bytes = self._limits.segment_bytes
         self._segments.append(Segment(number=number, path=path, first=self.last + 1, last=self.last, size_bytes=0))
         self._room = 0
@@ -474,11 +475,11 @@ class Journal:
             exchange_id, draft = next(iter(self._drafts.items()))
             if draft.segment_number >= oldest_kept:
                 return
-            record = draft.record()
+            start = encode_entry(_STARTED, 0, draft.key, (draft.record(),))
             # Straight to the file: an append could rotate again.
-            if not self._write(encode_entry(EntryKind.STARTED, 0, draft.key, (record,))):
+            if not self._write(start):
                 return
-            draft.begin(record)
+            draft.begin(start)
             self._keep(exchange_id, draft)
 
 

@@ -184,10 +184,11 @@ class ExchangePublisher:
     def __init__(self, journal: Journal, addresses: Addresses, notices: Notices) -> None:
         self._publisher = publisher = journal.publisher
         self._journal = journal
-        # What the data path calls for every event that carries counts goes straight to the journal.
+        # What the data path calls goes straight to the journal.
         self.start = journal.start
         self.progress = journal.progress
         self.repeats = journal.repeats
+        self.finish = journal.finish
         self._notices = notices
         self._told: tuple[str | None, int] = (None, 0)
         self._live = _Stream(self._journal)
@@ -207,25 +208,28 @@ class ExchangePublisher:
         self._written.set()
         self._sync_later: asyncio.TimerHandle | None = None
         journal.on_unsynced = self._unsynced
+        journal.on_written = self._send_soon
         journal.on_problem = self._in_trouble
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
 
-    # What the data path calls.
+    # What the journal calls.
 
-    def finish(self, exchange_id: str | None, records: Sequence[bytes]) -> None:
-        """Journal the records that an exchange ends with, close its draft, and send them soon."""
-        self._journal.finish(exchange_id, records)
+    def _send_soon(self) -> None:
         if self._is_resting:
             self._wake()
-        window = self._live.window
+        loop, window = self._loop, self._live.window
         window.extend(self._journal.last)
-        if window.last - window.next + 1 >= BATCH_RECORDS_MAX:
-            self._send_gathered()
-        elif self._gather is None and self._loop is not None:
-            # Never at once: the bytes that the record belongs to have yet to be forwarded.
-            self._gather = self._loop.call_at(max(self._gather_at, self._loop.time()), self._send_gathered)
-
-    # What the journal calls.
+        sendable = window.sendable()
+        if loop is None or not sendable or not self._is_heard(time.monotonic()):
+            return  # what can be sent later goes with a hello, or with the answer to one
+        is_full = sendable >= BATCH_RECORDS_MAX
+        if self._gather is not None:
+            if not is_full:
+                return
+            self._gather.cancel()
+        # Never at once: the bytes that the records belong to have yet to be forwarded.
+        now = loop.time()
+        self._gather = loop.call_at(now if is_full else max(self._gather_at, now), self._send_gathered)
 
     def _unsynced(self, soon: bool) -> None:
         if soon or self._loop is None:
@@ -339,7 +343,6 @@ class ExchangePublisher:
         loop = asyncio.get_running_loop()
         while True:
             self._journal.retry()
-            self._live.window.extend(self._journal.last)  # what it has written keeps us from resting
             self._tell()
             self._woken.clear()
             now = time.monotonic()

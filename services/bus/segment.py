@@ -17,9 +17,11 @@ from zlib import crc32
 _HEAD = struct.Struct("<II")
 pack_sums = _HEAD.pack  # length, crc32
 _SEQUENCE = struct.Struct("<Q")
-_BODY_HEAD = struct.Struct("<QBB")  # sequence, kind, id length
+_SEQUENCE_BYTES = _SEQUENCE.size
+_pack_body_head = struct.Struct("<QBB").pack  # sequence, kind, id length
 _LENGTH = struct.Struct("<I")
-_HEAD_BYTES = _HEAD.size + _SEQUENCE.size
+_pack_length = _LENGTH.pack
+_HEAD_BYTES = _HEAD.size + _SEQUENCE_BYTES
 # One entry holds what one exchange ended with; a WebSocket reports as it goes. Past this it is damage, not data.
 ENTRY_BYTES_MAX = 16 * 1024 * 1024
 EXCHANGE_ID_BYTES_MAX = 255
@@ -44,24 +46,25 @@ class Entry(NamedTuple):
 
 
 def encode_entry(kind: EntryKind, sequence: int, exchange_id: bytes, parts: Sequence[bytes]) -> bytes:
-    """Write one entry."""
-    head = entry_head(kind, sequence, exchange_id)
-    if len(parts) == 1:
-        return encode_single(head, parts[0])
-    summed = head + b"".join([_LENGTH.pack(len(part)) + part for part in parts])
-    return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
+    """Write one entry; an id is cut after `EXCHANGE_ID_BYTES_MAX` bytes."""
+    exchange_id = exchange_id[:EXCHANGE_ID_BYTES_MAX]
+    pieces = [_pack_body_head(sequence, kind, len(exchange_id)), exchange_id]
+    for part in parts:
+        pieces += _pack_length(len(part)), part
+    summed = b"".join(pieces)
+    return pack_sums(len(summed) - _SEQUENCE_BYTES, crc32(summed)) + summed
 
 
 def encode_single(head: bytes, part: bytes) -> bytes:
     """Write an entry of one part behind a head that `entry_head` has written; `part_of_single` returns the part."""
-    summed = head + _LENGTH.pack(len(part)) + part
-    return _HEAD.pack(len(summed) - _SEQUENCE.size, crc32(summed)) + summed
+    summed = head + _pack_length(len(part)) + part
+    return pack_sums(len(summed) - _SEQUENCE_BYTES, crc32(summed)) + summed
 
 
 def single_prefix(head: bytes, part_bytes: int) -> tuple[bytes, int, int]:
     """Return what `encode_single` writes between sums and part, its crc32, and the entry's length, for many parts."""
-    prefix = head + _LENGTH.pack(part_bytes)
-    return prefix, crc32(prefix), len(prefix) + part_bytes - _SEQUENCE.size
+    prefix = head + _pack_length(part_bytes)
+    return prefix, crc32(prefix), len(prefix) + part_bytes - _SEQUENCE_BYTES
 
 
 def part_of_single(entry: bytes, head: bytes) -> bytes:
@@ -72,7 +75,7 @@ def part_of_single(entry: bytes, head: bytes) -> bytes:
 def entry_head(kind: EntryKind, sequence: int, exchange_id: bytes) -> bytes:
     """Write what stands before the parts of an entry; an id is cut after `EXCHANGE_ID_BYTES_MAX` bytes."""
     exchange_id = exchange_id[:EXCHANGE_ID_BYTES_MAX]
-    return _BODY_HEAD.pack(sequence, kind, len(exchange_id)) + exchange_id
+    return _pack_body_head(sequence, kind, len(exchange_id)) + exchange_id
 
 
 class SegmentReader:

@@ -6,6 +6,7 @@ a file `covered` with its range, so that a later start need not read it. Nothing
 """
 
 import bisect
+import errno
 import hashlib
 import os
 import shutil
@@ -272,6 +273,29 @@ class PastEpoch:
             return
         self.first, self.last = first, last
         self.unfinished.last = unfinished
+
+
+def create_segment(path: Path, header: bytes) -> int:
+    """
+    Begin a segment with its header, in a folder that is made if need be.
+
+    Returns:
+        Its descriptor, for appending.
+
+    Raises:
+        OSError: It cannot be made, or has no room for the header; then it is not there.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        if os.write(descriptor, header) < len(header):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise
+    return descriptor
 
 
 def write_covered(folder: Path, first: int, last: int, unfinished: int) -> None:

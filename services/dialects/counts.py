@@ -30,11 +30,12 @@ MODALITIES = ("text", "image", "audio", "video", "document")
 
 # Name of the anomaly, the whole, and the parts that together are never more than it.
 PARTS_OF_A_WHOLE = (
-    ("cache_exceeds_input", "input_tokens", ("cache_read_input_tokens", "cache_write_input_tokens")),
-    ("reasoning_exceeds_output", "output_tokens", ("reasoning_output_tokens",)),
-    ("modalities_exceed_input", "input_tokens", tuple(f"{modality}_input_tokens" for modality in MODALITIES)),
-    ("modalities_exceed_output", "output_tokens", tuple(f"{modality}_output_tokens" for modality in MODALITIES)),
+    ("cache_exceeds_input", "input_tokens", {"cache_read_input_tokens", "cache_write_input_tokens"}),
+    ("reasoning_exceeds_output", "output_tokens", {"reasoning_output_tokens"}),
+    ("modalities_exceed_input", "input_tokens", {f"{modality}_input_tokens" for modality in MODALITIES}),
+    ("modalities_exceed_output", "output_tokens", {f"{modality}_output_tokens" for modality in MODALITIES}),
 )
+_SUM = {"input_tokens", "output_tokens", "total_tokens"}
 
 
 def json_of(text: bytes) -> object:
@@ -126,13 +127,14 @@ def anomalies_of(counts: Counts) -> tuple[str, ...]:
     a reported total is input plus output. A sum is judged only where all of it was reported.
     """
     found = []
-    if any(count < 0 for count in counts.values()):
+    if min(counts.values(), default=0) < 0:
         found.append("negative_count")
+    names = counts.keys()
     for anomaly, whole, parts in PARTS_OF_A_WHOLE:
-        reported = [counts[part] for part in parts if part in counts]
-        if reported and whole in counts and sum(reported) > counts[whole]:
+        reported = names & parts
+        if reported and whole in counts and sum(map(counts.__getitem__, reported)) > counts[whole]:
             found.append(anomaly)
-    if {"input_tokens", "output_tokens", "total_tokens"} <= counts.keys():
+    if _SUM <= names:
         if counts["input_tokens"] + counts["output_tokens"] != counts["total_tokens"]:
             found.append("total_mismatch")
     return tuple(found)

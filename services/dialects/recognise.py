@@ -52,6 +52,7 @@ __all__ = [
     "SocketReader",
     "catalogue_reader",
     "counts_said",
+    "reads_headers",
     "recognise",
     "request_reader",
     "response_reader",
@@ -100,9 +101,11 @@ def recognise(method: str, host: str, target: str) -> Call:
         host: The host that is spoken to, with or without its port.
         target: The request target as on the wire: a path with its query, or an absolute URL.
     """
-    path = target.partition("?")[0].partition("#")[0]
-    known = _recognised if len(path) <= _REMEMBERED_LETTERS_MAX else _recognised.__wrapped__
-    return known(method, host, path)
+    if "?" in target or "#" in target:
+        target = target.partition("?")[0].partition("#")[0]
+    if len(target) <= _REMEMBERED_LETTERS_MAX:
+        return _recognised(method, host, target)
+    return _recognised.__wrapped__(method, host, target)
 
 
 @lru_cache(maxsize=2048)
@@ -149,6 +152,12 @@ def response_reader(
     if dialect.headed_reader is None:
         return dialect.response_reader(call, status, content_type, facts)
     return dialect.headed_reader(call, ResponseFacts(status=status, content_type=content_type, headers=headers), facts)
+
+
+def reads_headers(call: Call) -> bool:
+    """Say whether the API says some of its answer in headers: only then `response_reader` looks at them."""
+    dialect = _BY_NAME.get(call.dialect or "")
+    return dialect is not None and dialect.headed_reader is not None
 
 
 def socket_reader(call: Call, facts: RequestFacts) -> SocketReader | None:

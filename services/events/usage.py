@@ -66,7 +66,8 @@ class Outcome(StrEnum):
     UNREADABLE = "unreadable"  # could not be read: unknown, `reason` says why
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Nobody changes one, but a frozen dataclass of so many members takes five times as long to make.
+@dataclass(slots=True, kw_only=True)
 class ResponseUsage:
     """
     What one response said about itself.

@@ -24,6 +24,7 @@ from services.mitm.peer import PeerDirectory
 from services.mitm.poller import Poller
 from services.mitm.server import Server
 from services.mitm.stream import Scratch
+from services.mitm.times import steady_offset
 from services.mitm.upstream import Dialer, Pool, Route
 from services.mitm.wiring import AwaitsUpstream, Wiring
 from services.runtime.run import VERSION, Process
@@ -76,7 +77,7 @@ async def mitm(process: Process) -> None:
                 logs=logs,
                 ids=UlidSource(os.urandom(10)),
                 model_names=ModelNames(),
-                epoch_offset_s=lambda: time.time() - time.monotonic(),
+                epoch_offset_s=steady_offset(time.time, time.monotonic),
                 decoded_bytes_max=config.limits.decoded_bytes_max,
             ),
             dial=partial(begin, tls=True),

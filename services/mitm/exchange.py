@@ -144,10 +144,10 @@ class Exchange:
         end = start + length
         if length and end <= size:
             if observation.reads_response:
-                observation.response_content(bytes(view[start:end]))
+                observation.last_content(bytes(view[start:end]), now)
             else:
                 observation.bytes_down = length
-            observation.ended(now)
+                observation.ended(now)
             return end
         self.response_body = body_of(response)
         return self.follow_response(data, view, start, size, now)
@@ -176,12 +176,15 @@ class Exchange:
         content: list[tuple[int, int]] = []
         body = self.response_body
         end = body.feed(data, start, size, content)
-        if content:
-            if observation.reads_response:
-                observation.response_content(b"".join([view[first:last] for first, last in content]))
-            else:
-                for first, last in content:
-                    observation.bytes_down += last - first
+        if content and observation.reads_response:
+            read = b"".join([view[first:last] for first, last in content])
+            if body.done:
+                observation.last_content(read, now)
+                return end
+            observation.response_content(read)
+        else:
+            for first, last in content:
+                observation.bytes_down += last - first
         if body.done:
             observation.ended(now)
         elif type(body) is ChunkedBody:

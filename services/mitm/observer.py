@@ -1,146 +1,112 @@
 """
 From the parts of an exchange to usage records.
 
-An `Observation` is told what passes, in order, and writes to the outbox (the journal and the bus behind it): the start
-of a model call before its request leaves, changed counts before the bytes that carry them leave, and at the end the
-records. Nothing that it meets may stop the traffic: what it cannot read becomes an `unreadable` record with the reason.
+`observe` says who is told what passes. A `CallObservation` writes the start of a model call before its request leaves,
+changed counts before the bytes that carry them leave, and at the end the records; of any other exchange there is one
+record at its end (services.mitm.observation). Whatever fails here, the traffic goes on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from functools import lru_cache
+from dataclasses import replace
 
-from orjson import dumps
+from orjson import Fragment, dumps
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, EventReader
 from services.dialects.dialect import Call, CallKind, RequestFacts, RequestReader, ResponseReader, SocketReader
-from services.dialects.model_names import ModelCatalogueReader, ModelNames
-from services.dialects.recognise import catalogue_reader, recognise, request_reader, response_reader, socket_reader
-from services.events.exchange import Client, ExchangeCounted, UsageRecorded
-from services.events.identity import UlidSource
+from services.dialects.model_names import ModelCatalogueReader
+from services.dialects.recognise import (
+    catalogue_reader,
+    reads_headers,
+    recognise,
+    request_reader,
+    response_reader,
+    socket_reader,
+)
+from services.events.exchange import Client
 from services.events.usage import Outcome, ResponseUsage
 from services.mitm.harmless import harmless
 from services.mitm.known_peer import KnownPeer, written
-from services.mitm.outbox import Outbox
-from services.mitm.times import milliseconds, timestamp
-from services.runtime.logs import Logs
+from services.mitm.observation import INTERNAL, NOTHING_SAID, Abort, Observation, ObserverParts
+from services.mitm.records import draft_record
 from services.wire.content_encoding import ContentDecoder, content_decoder
 from services.wire.errors import WireError
 from services.wire.http1 import RequestHead, ResponseHead
 
-INTERNAL = "internal error, see the log"
+__all__ = ["INTERNAL", "Abort", "CallObservation", "Observation", "ObserverParts", "observe"]
+
 # An attribute of an Enum takes Python 3.11 as long as twenty names of the module.
 _MODEL_CALL = CallKind.MODEL_CALL
 _OTHER = CallKind.OTHER
-_UNKNOWN = CallKind.UNKNOWN
 _TRUNCATED = Outcome.TRUNCATED
-_UNREADABLE = Outcome.UNREADABLE
-_UNKNOWN_CALL = Call(kind=_UNKNOWN)
-_NOTHING_SAID = RequestFacts()
+_UNKNOWN_CALL = Call(kind=CallKind.UNKNOWN)
 _NOBODY = written(Client())
 
 
-class Abort(StrEnum):
-    """Who broke an exchange off."""
+def observe(host: str, request: RequestHead, peer: KnownPeer, now: float, parts: ObserverParts) -> Observation:
+    """Begin to observe an exchange."""
+    client, problem = _NOBODY, None
+    try:
+        client = peer.written()
+        call = recognise(request.method, host, request.target)
+        if call.dialect is None and request.content_type.startswith(b"application/grpc"):
+            problem = "gRPC messages of this call are not read"
+        is_read = call.kind is _MODEL_CALL or (call.kind is _OTHER and catalogue_reader(call) is not None)
+    except Exception as error:
+        unknown = Observation(host, _UNKNOWN_CALL, client, None, now, parts)
+        unknown.failed(error)
+        return unknown
+    if not is_read:
+        return Observation(host, call, client, problem, now, parts)
+    observation = CallObservation(host, call, client, problem, now, parts)
+    observation.begin(request)
+    return observation
 
-    CLIENT = "client"
-    UPSTREAM = "upstream"
-    PROXY = "proxy"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObserverParts:
-    """What all observations of a process share."""
-
-    outbox: Outbox
-    logs: Logs
-    ids: UlidSource
-    model_names: ModelNames
-    # Seconds since the epoch that belong to the monotonic time 0.
-    epoch_offset_s: Callable[[], float]
-    decoded_bytes_max: int
-
-
-class Observation:
-    """
-    One exchange, as it passes.
-
-    `reads_request` and `reads_response` say whether content is wanted at all: bodies that nobody reads cost nothing.
-    """
+class CallObservation(Observation):
+    """A model call, or an answer that lists models, as it passes: it is read."""
 
     __slots__ = (
-        "_call",
         "_catalogue",
-        "_client",
         "_decoded_bytes",
         "_decoder",
-        "_epoch_offset_s",
         "_facts",
         "_finished",
-        "_first_byte_ms",
-        "_host",
-        "_id",
-        "_parts",
-        "_problem",
+        "_is_ending",
         "_request_decoder",
         "_request_reader",
         "_response_reader",
-        "_started",
-        "_started_at",
-        "_status",
-        "bytes_down",
-        "bytes_up",
-        "reads_request",
-        "reads_response",
     )
 
-    def __init__(self, host: str, request: RequestHead, peer: KnownPeer, now: float, parts: ObserverParts) -> None:
-        self._host = host
-        self._parts = parts
-        self._started = now
-        # One offset for the whole exchange: its times fit each other, whatever happens to the clock meanwhile.
-        self._epoch_offset_s = parts.epoch_offset_s()
-        wall = self._epoch_offset_s + now
-        self._started_at = timestamp(wall)
-        self._id = parts.ids.make(int(wall * 1000))
-        self._client = _NOBODY
-        self._call = _UNKNOWN_CALL
-        self._facts = _NOTHING_SAID
+    def __init__(self, host: str, call: Call, client: Fragment, problem: str | None, now: float, parts: ObserverParts):
+        super().__init__(host, call, client, problem, now, parts)
+        self._facts = NOTHING_SAID if call.request_model is None else RequestFacts(model=call.request_model)
         self._finished = False
-        self._problem: str | None = None
+        self._is_ending = False  # its last piece is being read
         self._decoder: ContentDecoder | None = None
         self._decoded_bytes = 0
         self._request_decoder: ContentDecoder | None = None
         self._request_reader: RequestReader | None = None
         self._response_reader: ResponseReader | None = None
         self._catalogue: ModelCatalogueReader | None = None
-        self._first_byte_ms: float | None = None
-        self._status: int | None = None
-        self.bytes_up = 0
-        self.bytes_down = 0
-        self.reads_request = False
-        self.reads_response = False
-        try:
-            self._client = peer.written()
-            self._call = call = recognise(request.method, host, request.target)
-            if call.request_model is not None:
-                self._facts = RequestFacts(model=call.request_model)
-            if call.dialect is None and request.content_type.startswith(b"application/grpc"):
-                self._problem = "gRPC messages of this call are not read"
-            if call.kind is _MODEL_CALL:
-                self._begin_call(request)
-        except Exception as error:
-            self.failed(error)
 
-    def __repr__(self) -> str:
-        return f"<Observation {self._id} of {self._call.operation or 'an unknown call'} at {self._host}>"
-
-    def failed(self, error: Exception) -> None:
-        """A step of ours has failed: the traffic goes on, unread."""
-        self._parts.logs.error("observation.failed", error=error, exchange=self._id, host=self._host)
-        self.reads_request = False
-        self._stop_reading(INTERNAL)
+    @harmless
+    def begin(self, request: RequestHead) -> None:
+        """Draft the record of a model call, and read its request if there is something to learn from it."""
+        call = self._call
+        if call.kind is not _MODEL_CALL:
+            return
+        # This is the record if nothing of ours is left to write another one.
+        asked, model = call.request_model, self.model_named(call.request_model)
+        draft = draft_record(call.provider, call.dialect, self._host, self._client, asked, model)
+        self._parts.outbox.start(self._id, self._written_like(draft, self._started))
+        reader = request_reader(call)
+        if reader is not None:
+            try:
+                self._request_decoder = _decoder_for(request.content_encoding, self._parts.decoded_bytes_max)
+            except WireError:
+                return
+            self._request_reader = reader
+            self.reads_request = True
 
     # -- what passes -------------------------------------------------------
 
@@ -174,21 +140,21 @@ class Observation:
     def response_head(self, response: ResponseHead, now: float) -> None:
         """The final response begins."""
         self._status = response.status
-        self._first_byte_ms = milliseconds(now - self._started)
-        if self._call.kind is not _UNKNOWN:
-            self._begin_reading(response)
+        self._first_byte_at = now
+        self._begin_reading(response)
 
     @harmless
     def _begin_reading(self, response: ResponseHead) -> None:
-        self._response_reader = response_reader(
-            self._call,
+        call, has_said = self._call, reads_headers(self._call)
+        reader = self._response_reader = response_reader(
+            call,
             status=response.status,
             content_type=response.content_type.decode("latin-1"),
             facts=self._facts,
-            headers=_texts(response.fields),
+            headers=_texts(response.fields) if has_said else {},
         )
-        self._catalogue = catalogue_reader(self._call)
-        if self._response_reader is None and self._catalogue is None:
+        self._catalogue = catalogue_reader(call)
+        if reader is None and self._catalogue is None:
             return
         try:
             self._decoder = _decoder_for(response.content_encoding, self._parts.decoded_bytes_max)
@@ -196,8 +162,8 @@ class Observation:
             self._problem = str(error)
             return
         self.reads_response = True
-        if self._response_reader is not None and self._response_reader.counts():  # Bedrock has counts in its head
-            self._journal_counts(self._response_reader)
+        if has_said and reader is not None and reader.counts():  # Bedrock's head has counts
+            self._journal_counts(reader)
 
     @harmless
     def response_trailer(self, fields: Mapping[bytes, bytes]) -> None:
@@ -224,44 +190,33 @@ class Observation:
         except Exception as error:
             self.failed(error)
 
+    def last_content(self, data: bytes, now: float) -> None:
+        """
+        Take the last piece of the response's body, with which it has ended.
+
+        Its counts stand in the record, which is journaled here and now: they need no entry of their own before it.
+        """
+        self._is_ending = True
+        self.response_content(data)
+        self.ended(now)
+
     @property
     def awaits_event(self) -> bool:
-        """What comes next of the body may be told by `event_reading`, if it is one event as a whole."""
         reader = self._response_reader
         is_read = self.reads_response and self._decoder is None
         return is_read and isinstance(reader, AnswerReader) and reader.takes_events
 
     def event_reading(self) -> tuple[EventReader, Callable[[bytes], None]] | None:
-        """Return what reads the data of such an event, and what journals what is returned; None if none comes."""
         reader = self._response_reader
         if not isinstance(reader, AnswerReader):
             return None
         return reader.event_reader(), self._parts.outbox.repeats(self._id)
 
     def _journal_counts(self, reader: ResponseReader) -> None:
+        if self._is_ending:
+            return
         members = {"usage": reader.counts(), "response_model": reader.response_model()}
         self._parts.outbox.repeats(self._id)(dumps(members))
-
-    def _stop_reading(self, problem: str) -> None:
-        self._problem = problem
-        self.reads_response = False
-
-    # -- how it ends -------------------------------------------------------
-
-    def ended(self, now: float) -> None:
-        """The response is whole."""
-        self._close(now, True, None, None)
-
-    def broken(self, aborted_by: Abort | None, reason: str, now: float) -> None:
-        """The exchange broke off; `aborted_by` None means that it ended as such things end."""
-        self._close(now, aborted_by is None, aborted_by, reason)
-
-    @harmless
-    def upgraded(self, response: ResponseHead, now: float, problem: str | None = None) -> None:
-        """The connection speaks another protocol from here on, which is not read; `problem` says why."""
-        self._status = response.status
-        self._first_byte_ms = milliseconds(now - self._started)
-        self._problem = problem or f"upgrade to {response.field(b'upgrade')[:40] or 'another protocol'} is not read"
 
     # -- what a socket's observation needs ---------------------------------
 
@@ -277,13 +232,15 @@ class Observation:
         """From here on the responses have drafts of their own; without a response there is no record."""
         self._parts.outbox.finish(self._id, [])
 
-    @harmless
-    def refused(self, status: int, error_type: str, reason: str, now: float) -> None:
-        """We answered in upstream's place."""
-        if self._call.kind is CallKind.OTHER:
-            self.count(now)
-            return
-        self._finish([self._usage(Outcome.ERROR, error_type=error_type, reason=reason)], now, None)
+    # -- how it ends -------------------------------------------------------
+
+    def ended(self, now: float) -> None:
+        """The response is whole."""
+        self._close(now, True, None, None)
+
+    def broken(self, aborted_by: Abort | None, reason: str, now: float) -> None:
+        """The exchange broke off; `aborted_by` None means that it ended as such things end."""
+        self._close(now, aborted_by is None, aborted_by, reason)
 
     def _close(self, now: float, complete: bool, aborted_by: Abort | None, reason: str | None) -> None:
         try:
@@ -298,18 +255,16 @@ class Observation:
 
     @harmless
     def _conclude_unread(self, now: float) -> None:
-        self._facts = _NOTHING_SAID  # whatever it was, it is not in this one
+        self._facts = NOTHING_SAID  # whatever it was, it is not in this one
         self._finish([self._usage(Outcome.UNREADABLE, reason=INTERNAL)], now, None)
 
     def _conclude_counted(self, now: float) -> None:
         if self._catalogue is not None:
             self._parts.model_names.learn(self._catalogue.end())
+        self._finished = True
         self.count(now)
 
     def _usages(self, *, complete: bool, reason: str | None) -> Sequence[ResponseUsage]:
-        if self._call.kind is _UNKNOWN:
-            reason = self._problem or "endpoint is not known"
-            return [_known(_UNREADABLE, self._call.operation, self._facts.model, reason)]
         if complete and self._problem is None and self._has_decoded_nothing():
             self._problem = f"{self.bytes_down} bytes of the body decode to nothing: its content coding is cut"
         if self._status is not None and self._status >= FIRST_ERROR_STATUS and not self._is_readable():
@@ -325,130 +280,8 @@ class Observation:
         # A reader knows that there was no end, we know why.
         return [replace(each, reason=reason) if each.outcome is _TRUNCATED else each for each in usages]
 
-    def _is_readable(self) -> bool:
-        return self._call.dialect is not None and self._problem is None
-
-    def _has_decoded_nothing(self) -> bool:
-        return self._decoder is not None and self.bytes_down > 0 and self._decoded_bytes == 0
-
-    # -- records -----------------------------------------------------------
-
-    def _begin_call(self, request: RequestHead) -> None:
-        # This is the record if nothing of ours is left to write another one.
-        call = self._call
-        usage = _known(_TRUNCATED, call.operation, call.request_model, "the proxy was killed in the middle of it")
-        self._parts.outbox.start(self._id, self._record(usage, self._started, Abort.PROXY, self._id))
-        reader = request_reader(self._call)
-        if reader is not None:
-            try:
-                self._request_decoder = _decoder_for(request.content_encoding, self._parts.decoded_bytes_max)
-            except WireError:
-                return
-            self._request_reader = reader
-            self.reads_request = True
-
-    def _usage(
-        self,
-        outcome: Outcome,
-        *,
-        reason: str | None = None,
-        error_type: str | None = None,
-        counts: Mapping[str, int | float] | None = None,
-    ) -> ResponseUsage:
-        return ResponseUsage(
-            outcome=outcome,
-            operation=self._call.operation or "unknown",
-            request_model=self._facts.model,
-            conversation_id=self._facts.conversation_id,
-            reason=reason,
-            error_type=error_type,
-            counts=counts or {},
-        )
-
-    def _record(self, usage: ResponseUsage, now: float, aborted_by: Abort | None, event_id: str) -> bytes:
-        transferred = {"up": self.bytes_up, "down": self.bytes_down}
-        return self.record(usage, now, aborted_by, event_id, self._timing(now), transferred)
-
-    def make_id(self, now: float) -> str:
-        """Return an id for a further record."""
-        return self._parts.ids.make(int((self._epoch_offset_s + now) * 1000))
-
-    def record(
-        self,
-        usage: ResponseUsage,
-        now: float,
-        aborted_by: Abort | None,
-        event_id: str,
-        timing: Mapping[str, object],
-        transferred: Mapping[str, int],
-    ) -> bytes:
-        """Write a record; the members are those of `UsageRecorded`, in its order."""
-        call, outcome = self._call, usage.outcome
-        model = usage.response_model or usage.request_model
-        return dumps(
-            {
-                "schema": UsageRecorded.SCHEMA,
-                "event_id": event_id,
-                "at": timestamp(self._epoch_offset_s + now),
-                "exchange_id": self._id,
-                "provider": call.provider,
-                "dialect": call.dialect,
-                "operation": usage.operation,
-                "host": self._host,
-                "request_model": usage.request_model,
-                "response_model": usage.response_model,
-                "model": self.model_named(model) if model else None,
-                "response_id": usage.response_id,
-                "trace_id": usage.trace_id,
-                "conversation_id": usage.conversation_id or self._facts.conversation_id,
-                "outcome": outcome,
-                "reason": usage.reason,
-                "aborted_by": (aborted_by or Abort.UPSTREAM) if outcome is _TRUNCATED else None,
-                "finish_reasons": usage.finish_reasons,
-                "http_status": self._status,
-                "error_type": usage.error_type,
-                "error_code": usage.error_code,
-                "service_tier": usage.service_tier,
-                "block_reason": usage.block_reason,
-                "iteration_type": usage.iteration_type,
-                "anomalies": usage.anomalies,
-                "usage": usage.counts,
-                "timing": timing,
-                "bytes": transferred,
-                "client": self._client,
-                "turn_id": None,
-            }
-        )
-
-    def model_named(self, model: str | None) -> str | None:
-        """Return what people call a model: the name behind a placeholder where it is known."""
-        return self._parts.model_names.resolve(model) if model else None
-
-    def _timing(self, now: float) -> dict[str, object]:
-        duration_ms = milliseconds(now - self._started)
-        return {"started_at": self._started_at, "first_byte_ms": self._first_byte_ms, "duration_ms": duration_ms}
-
-    def count(self, now: float, endpoint: str | None = None) -> None:
-        """Record that the exchange was, and that it spent nothing."""
-        counted = {
-            "schema": ExchangeCounted.SCHEMA,
-            "event_id": self._id,
-            "at": timestamp(self._epoch_offset_s + now),
-            "host": self._host,
-            "endpoint": endpoint or self._call.operation or "unknown",
-            "http_status": self._status,
-            "timing": self._timing(now),
-            "bytes": {"up": self.bytes_up, "down": self.bytes_down},
-            "client": self._client,
-        }
-        self._finished = True
-        self._parts.outbox.finish(None, [dumps(counted)])
-
     def _finish(self, usages: Sequence[ResponseUsage], now: float, aborted_by: Abort | None) -> None:
-        # The first record's id is the exchange's own, so that a draft and what replaces it are one event.
-        records = [self._record(usages[0], now, aborted_by, self._id)]
-        for usage in usages[1:]:
-            records.append(self._record(usage, now, aborted_by, self.make_id(now)))
+        records = self._records(usages, now, aborted_by)
         self._finished = True
         if self._call.kind is _MODEL_CALL:
             self._parts.outbox.finish(self._id, records)
@@ -456,25 +289,11 @@ class Observation:
         else:
             self._parts.outbox.finish(None, records)
 
-    def log_finished(self, usage: ResponseUsage) -> None:
-        """Say in the log how the exchange, or one response of it, ended."""
-        self._parts.logs.info(
-            "exchange.finished",
-            exchange=self._id,
-            host=self._host,
-            status=self._status,
-            outcome=usage.outcome,
-            model=usage.response_model or usage.request_model,
-            input_tokens=usage.counts.get("input_tokens"),
-            output_tokens=usage.counts.get("output_tokens"),
-            reason=usage.reason,
-        )
+    def _is_readable(self) -> bool:
+        return self._call.dialect is not None and self._problem is None
 
-
-@lru_cache(maxsize=64)
-def _known(outcome: Outcome, operation: str | None, model: str | None, reason: str) -> ResponseUsage:
-    """What is known of a response without its body is one of few things."""
-    return ResponseUsage(outcome=outcome, operation=operation or "unknown", request_model=model, reason=reason)
+    def _has_decoded_nothing(self) -> bool:
+        return self._decoder is not None and self.bytes_down > 0 and self._decoded_bytes == 0
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

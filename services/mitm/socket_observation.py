@@ -21,6 +21,7 @@ from services.mitm.harmless import harmless
 from services.mitm.observer import (
     INTERNAL,
     Abort,
+    CallObservation,
     Observation,
     ObserverParts,
 )
@@ -64,8 +65,12 @@ def observe_socket(
     """
     problem = None
     try:
-        reader = observation.socket_reader() if response.field(b"upgrade").lower() == "websocket" else None
-        if reader is not None:
+        is_socket = response.field(b"upgrade").lower() == "websocket"
+        if (
+            is_socket
+            and isinstance(observation, CallObservation)
+            and (reader := observation.socket_reader()) is not None
+        ):
             compression = agreed_compression(response.field(b"sec-websocket-extensions"))
             observation.upgraded(response, now)
             observation.leave_to_responses()
@@ -100,7 +105,7 @@ class SocketObservation:
 
     def __init__(
         self,
-        observation: Observation,
+        observation: CallObservation,
         reader: SocketReader,
         compression: PermessageDeflate | None,
         now: float,

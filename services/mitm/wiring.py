@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from services.mitm.config import HostList
 from services.mitm.known_peer import KnownPeer
-from services.mitm.observer import Observation, ObserverParts
+from services.mitm.observer import Observation, ObserverParts, observe
 from services.mitm.poller import Poller
 from services.mitm.stream import Scratch, Stream
 from services.mitm.upstream import Pool, Route, UpstreamFailed
@@ -67,4 +67,4 @@ class Wiring:
 
     def observe(self, host: str, request: RequestHead, peer: KnownPeer) -> Observation:
         """Begin to observe an exchange."""
-        return Observation(host, request, peer, self.poller.now, self.observer_parts)
+        return observe(host, request, peer, self.poller.now, self.observer_parts)

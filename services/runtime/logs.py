@@ -65,7 +65,7 @@ class Logs:
         self._write("error", event, fields)
 
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
-        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        at = datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"  # faster than `strftime`
         line = {"at": at, "level": level, "process": self._process, "event": event, **fields}
         try:
             self._sink.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))

@@ -12,6 +12,7 @@ Rules   A path is the keys from the outermost object inwards; arrays are never e
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 import orjson
@@ -48,12 +49,10 @@ class JsonMemberReader:
 
     def __init__(self, wanted: Iterable[Path], *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
         self.found: dict[Path, Scalar] = {}
-        self._missing = set(wanted)
-        self.is_done = not self._missing
-        # The objects to enter on the way to a wanted member, each at most once.
-        self._branches = {path[:length] for path in self._missing for length in range(1, len(path))}
-        longest_key = max((len(key) for path in self._missing for key in path), default=0)
-        self._key_bytes_max = BYTES_PER_KEY_CHARACTER_MAX * longest_key + len('""')
+        missing, branches, self._key_bytes_max = _plan(frozenset(wanted))
+        self._missing = set(missing)
+        self.is_done = not missing
+        self._branches = set(branches)  # the objects to enter on the way to a wanted member, each at most once
         self._value_bytes_max = value_bytes_max
         self._scanner = ValueScanner()
         self._outer: Path = ()  # the object that is being read
@@ -98,7 +97,7 @@ class JsonMemberReader:
         if word is not None:
             self._begin_member(word[1].decode("ascii"))
             self._step = self._before_value
-            return word.end()
+            return self._before_value(data, word.end())
         found = _SIGNIFICANT.search(data, position)
         if found is None:
             return -1
@@ -149,8 +148,8 @@ class JsonMemberReader:
                 return word.end()
         if byte in OPENING or (byte == QUOTE and self._path not in self._missing):
             self._step = self._in_skipped
-        else:
-            self._step = self._in_string if byte == QUOTE else self._in_literal
+            return self._in_skipped(data, start)
+        self._step = self._in_string if byte == QUOTE else self._in_literal
         return start
 
     def _in_skipped(self, data: bytes, position: int) -> int:
@@ -234,3 +233,11 @@ class JsonMemberReader:
             return (orjson.loads(raw),)
         except orjson.JSONDecodeError:
             return None
+
+
+@lru_cache(maxsize=64)
+def _plan(wanted: frozenset[Path]) -> tuple[frozenset[Path], frozenset[Path], int]:
+    """Return the wanted paths, those of the objects on the way to them, and how long a key may be that matters."""
+    branches = frozenset(path[:length] for path in wanted for length in range(1, len(path)))
+    longest_key = max((len(key) for path in wanted for key in path), default=0)
+    return wanted, branches, BYTES_PER_KEY_CHARACTER_MAX * longest_key + len('""')

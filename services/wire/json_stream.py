@@ -20,11 +20,16 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BRACKET_OR_QUOTE = re.compile(rb'["{}\[\]]')
 # The next one, over strings that are short and have no escapes: most are keys and words. For a long one the searches of
 # `_end_of_string` are faster by far, so that no more than this is tried before it is left to them.
-_BEHIND_SHORT_STRINGS = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]{0,64}+")*+["{}\[\]]')
+_PLAIN = rb'[^"{}\[\]]++|"[^"\\]{0,64}+"'
+# And over brackets with nothing but that in them, so that a tree costs no step for each of its leaves.
+_BEHIND_SHORT = re.compile(rb'(?:%b|[{\[](?:%b)*+[}\]])*+["{}\[\]]' % (_PLAIN, _PLAIN))
+# A quote that is not escaped, or may not be: with two backslashes before it, their number decides.
+_MAYBE_END_OF_STRING = re.compile(rb'"(?:(?<!\\")|(?<=\\\\"))')
 _SIGNIFICANT = re.compile(rb"[^ \t\r\n]")
 _BEHIND_LITERAL = re.compile(rb"[ \t\r\n,\]}]")
 
 QUOTE = ord('"')
+BACKSLASH = ord("\\")
 COMMA = ord(",")
 OPENING = frozenset(b"{[")
 CLOSING = frozenset(b"}]")
@@ -56,30 +61,31 @@ class ValueScanner:
         Returns:
             The index behind the value's last byte, or -1 when `data` ends before it.
         """
+        depth = self._depth
+        is_in_string, self._in_string = self._in_string, False
         while True:
-            if self._in_string:
+            if is_in_string:
                 position = self._end_of_string(data, position)
                 if position < 0:
-                    return -1
-                self._in_string = False
-                if not self._depth:
+                    self._in_string = True
+                    break
+                if not depth:
                     return position
-            if self._depth:
-                found = _BEHIND_SHORT_STRINGS.match(data, position)
-            else:
-                found = _BRACKET_OR_QUOTE.search(data, position)
+            found = _BEHIND_SHORT.match(data, position) if depth else _BRACKET_OR_QUOTE.search(data, position)
             if found is None:
-                return -1
+                break
             position = found.end()
             byte = data[position - 1]
-            if byte == QUOTE:
-                self._in_string = True
-            elif byte in OPENING:
-                self._depth += 1
-            else:
-                self._depth -= 1
-                if not self._depth:
+            is_in_string = byte == QUOTE
+            if byte in OPENING:
+                depth += 1
+            elif not is_in_string:
+                depth -= 1
+                if not depth:
+                    self._depth = 0
                     return position
+        self._depth = depth
+        return -1
 
     def _end_of_string(self, data: bytes, position: int) -> int:
         if self._is_escaped:
@@ -87,17 +93,25 @@ class ValueScanner:
                 return -1
             self._is_escaped = False
             position += 1
+        if data[position : position + 1] == b'"':
+            return position + 1
+        # Most strings end at their first quote, which is found fastest so, whatever else is escaped in them.
         quote = data.find(b'"', position)
-        while True:
-            backslash = data.find(b"\\", position, quote if quote >= 0 else len(data))
-            if backslash < 0:
-                return quote + 1 if quote >= 0 else -1
-            position = backslash + 2
-            if position > len(data):
-                self._is_escaped = True
-                return -1
-            if 0 <= quote < position:
-                quote = data.find(b'"', position)
+        while quote >= 0:
+            if not _is_escaped(data, position, quote):
+                return quote + 1
+            found = _MAYBE_END_OF_STRING.search(data, quote + 1)
+            quote = found.start() if found else -1
+        self._is_escaped = _is_escaped(data, position, len(data))
+        return -1
+
+
+def _is_escaped(data: bytes, start: int, end: int) -> bool:
+    """Say whether the byte at `end`, of a string that goes on at `start`, has a backslash before it that escapes it."""
+    first = end
+    while first > start and data[first - 1] == BACKSLASH:
+        first -= 1
+    return (end - first) % 2 == 1
 
 
 class JsonElementReader:

@@ -5,7 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.bus.draft import Draft
-from services.bus.segment import encode_single
+from services.bus.segment import EntryKind, encode_entry, encode_single
+
+
+def start(draft: bytes) -> bytes:
+    return encode_entry(EntryKind.STARTED, 0, b"id", (draft,))
 
 
 def entry(draft: Draft, members: dict[str, int]) -> bytes:
@@ -15,7 +19,7 @@ def entry(draft: Draft, members: dict[str, int]) -> bytes:
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=60))
 def test_the_newest_of_each_member_stands(told: list[tuple[bool, int]]) -> None:
     """Progress of any members, and progress that repeats and replaces itself, in any order; and not much is kept."""
-    draft = Draft(b"id", b'{"id":"x"}')
+    draft = Draft(b"id", start(b'{"id":"x"}'))
     expected: dict[str, object] = {"id": "x"}
     for number, (repeats, member) in enumerate(told):
         name = "usage" if repeats else f"member {member}"
@@ -30,9 +34,9 @@ def test_the_newest_of_each_member_stands(told: list[tuple[bool, int]]) -> None:
 
 def test_a_draft_begins_anew_with_what_it_has_come_to() -> None:
     """What was before is of no account."""
-    draft = Draft(b"id", b'{"usage":1}')
+    draft = Draft(b"id", start(b'{"usage":1}'))
     draft.repeated = entry(draft, {"usage": 2})
-    draft.begin(b'{"usage":3}')
+    draft.begin(start(b'{"usage":3}'))
     assert (draft.record(), draft.first_part) == (b'{"usage":3}', b'{"usage":3}')
     assert draft.size_bytes == len(entry(draft, {"usage": 3}))
 

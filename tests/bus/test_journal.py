@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.bus.journal import Journal, JournalLimits
+from services.bus.journal import Journal
+from services.bus.limits import JournalLimits
 from services.bus.store import PastEpoch
 from services.events.exchange import Client
 from tests.support.records import usage_json
@@ -184,6 +185,53 @@ def test_a_full_disk_keeps_what_was_written_and_lets_the_rest_wait(tmp_path: Pat
     _, (past,) = reopened(tmp_path)
     assert numbers(past.read(1, *EVERYTHING)) == [*range(1, 13), 15]
     assert past.damage is None
+
+
+@pytest.mark.parametrize("is_holding", [False, True])
+def test_a_record_that_is_dropped_leaves_its_draft_to_the_next_life(tmp_path: Path, is_holding: bool) -> None:
+    """In this life nothing would ever end it: it is not counted as under way, and does not keep its segment."""
+    journal = Journal.open(tmp_path, "mitm-0", limits=JournalLimits(segment_bytes=2000, waiting_bytes_max=10))
+    journal.start("a", usage_json("a", client=Client(uid=1, run="01KA")))
+    journal.progress("a", b'{"usage":{"input_tokens":7}}')
+    journal.is_holding = is_holding
+    with no_file_above(0):
+        journal.finish("a", [usage_json("a")])
+        journal.write_held()
+    journal.is_holding = False
+    assert (journal.dropped, journal.waiting, journal.open_runs()) == (1, 0, {})
+    journal.close(journal.last)
+    _, (past,) = reopened(tmp_path)
+    [left] = past.unfinished.read(1, *EVERYTHING)
+    assert orjson.loads(left)["usage"] == {"input_tokens": 7}
+
+
+def test_a_journal_at_its_limit_is_not_kept_there_by_drafts_without_an_end(tmp_path: Path) -> None:
+    """Their records were dropped; what is committed is deleted as usual, and recording goes on."""
+    journal = Journal.open(tmp_path, "mitm-0", limits=SMALL)
+    names = [str(number) for number in range(100)]
+    for name in names:
+        journal.start(name, record(0))
+    for number, name in enumerate(names):
+        finish(journal, 1000 + 5 * number, 1005 + 5 * number)
+        journal.finish(name, [record(number)])
+    assert journal.problem is not None and journal.dropped > 0
+    for _ in range(5):
+        journal.expire(journal.last, 0.0)
+        journal.retry()
+    assert (journal.problem, journal.waiting) == (None, 0)
+    assert journal.size_bytes < 25_000
+
+
+def test_who_sends_records_is_told_once_for_all_of_a_write(tmp_path: Path) -> None:
+    """When they are written and numbered, not before."""
+    journal, told = Journal.open(tmp_path, "mitm-0"), list[int]()
+    journal.on_written = lambda: told.append(journal.last)
+    finish(journal, 1, 3)
+    journal.is_holding = True
+    finish(journal, 3, 6)
+    assert told == [1, 2]
+    journal.write_held()
+    assert told == [1, 2, 5]
 
 
 def test_room_is_noticed_without_a_record_that_waits(tmp_path: Path) -> None:

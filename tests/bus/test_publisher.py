@@ -11,7 +11,8 @@ import uvloop
 from services.bus import publisher as module
 from services.bus.addresses import EXCHANGE_TOPIC, HELLO_TOPIC, MARK_TOPIC, Addresses
 from services.bus.delivery import CommitMarked, PublisherGreeted, batch_from
-from services.bus.journal import Journal, JournalLimits
+from services.bus.journal import Journal
+from services.bus.limits import JournalLimits
 from services.bus.publisher import ExchangePublisher, Publisher
 from services.bus.subscriber import Subscriber
 from services.events.codec import decode
@@ -134,6 +135,35 @@ def test_to_a_silent_accountant_only_hellos_are_sent(run_directory: Path) -> Non
             assert publisher.facts()["unacknowledged"] == 99
             clerk.is_marking = True
             await until(lambda: len(clerk.numbers()) == 99)
+        await publisher.close()
+        clerk.close()
+
+    uvloop.run(story())
+
+
+def test_a_full_message_does_not_wait(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor for a record more; but for the end of the wake-up, in which the bytes that it is about are forwarded."""
+    monkeypatch.setattr(module, "_GATHER_S", 3600.0)
+
+    async def story() -> None:
+        clerk, publisher = Clerk(Addresses(run_directory)), publisher_in(run_directory)
+        journal, window = publisher._journal, publisher._live.window
+        async with running(clerk.run, publisher.run):
+            finish(publisher, 1, 2)
+            await until(lambda: bool(publisher.facts()["accountant_heard"]) and window.is_settled)
+            publisher._send_gathered()  # the next message is an hour away
+            finish(publisher, 2, 3)
+            journal.is_holding = True
+            finish(publisher, 3, 65)
+            journal.write_held()
+            assert (window.last, window.next) == (64, 2)
+            finish(publisher, 65, 66)
+            journal.write_held()
+            journal.is_holding = False
+            assert (window.last, window.next) == (65, 2)
+            await asyncio.sleep(0.001)
+            assert window.next == 66
+            await until(lambda: len(clerk.numbers()) == 65)
         await publisher.close()
         clerk.close()
 

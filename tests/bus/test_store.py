@@ -1,13 +1,22 @@
 """Epochs on disk: read up to the first bad record, in order, whatever happened to the files."""
 
+import os
 import shutil
 from pathlib import Path
 
 import orjson
 import pytest
 
-from services.bus.journal import Journal, JournalLimits
-from services.bus.store import PastEpoch, SegmentVanished, Unfinished, unfinished_record, write_covered
+from services.bus.journal import Journal
+from services.bus.limits import JournalLimits
+from services.bus.store import (
+    PastEpoch,
+    SegmentVanished,
+    Unfinished,
+    create_segment,
+    unfinished_record,
+    write_covered,
+)
 
 EVERYTHING = (1 << 30, 1 << 30)
 
@@ -117,6 +126,20 @@ def test_a_note_of_what_is_committed_survives_and_is_forgiven(folder: Path) -> N
     shutil.rmtree(folder)
     write_covered(folder, 1, 1, 0)  # nobody minds
     assert not folder.exists()
+
+
+def test_a_segment_without_room_for_its_header_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it keep its name."""
+    path = folder / "new" / "00000001.segment"
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+        patch.setattr("os.write", lambda descriptor, data: len(data) - 1)
+        create_segment(path, b"header")
+    assert not path.exists()
+    os.close(create_segment(path, b"header"))
+    assert path.read_bytes() == b"header"
+    with pytest.raises(FileExistsError):
+        create_segment(path, b"another")
+    assert path.read_bytes() == b"header"
 
 
 def test_unfinished_records_are_an_epoch_with_a_name_of_its_own() -> None:

@@ -10,6 +10,7 @@ from services.dialects.recognise import (
     CallKind,
     RequestFacts,
     catalogue_reader,
+    reads_headers,
     recognise,
     request_reader,
     response_reader,
@@ -143,3 +144,10 @@ def test_every_dialect_has_a_name_of_its_own_and_both_readers(dialect) -> None:
     assert reader.facts() == RequestFacts()
     for status in (200, 500):
         assert response_reader(call, status=status, content_type="", facts=RequestFacts()) is not None
+
+
+def test_headers_are_wanted_where_an_api_says_something_in_them() -> None:
+    """Of all other answers nobody need look at them."""
+    assert reads_headers(recognise("POST", BEDROCK, f"/model/{NOVA}/invoke"))
+    assert not reads_headers(recognise("POST", "api.anthropic.com", "/v1/messages"))
+    assert not reads_headers(recognise("GET", "api.anthropic.com", "/unknown"))

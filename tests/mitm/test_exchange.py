@@ -82,6 +82,18 @@ def test_an_exchange_ends_with_its_record() -> None:
     assert record["bytes"] == {"up": len(BODY), "down": len(ANSWER)}
 
 
+@pytest.mark.parametrize("cut", [0, 50], ids=["whole", "in two"])
+def test_counts_that_come_with_the_end_are_journaled_with_it(cut: int) -> None:
+    """The record has them: an entry of their own would say nothing more."""
+    passing = Passing(post(HOST, BODY))
+    passing.begin_response(FINAL + ANSWER[:cut])
+    if cut < len(ANSWER):
+        passing.follow(ANSWER[cut:])
+    entries = passing.around.outbox.entries
+    assert [kind for kind, _, _ in entries] == ["start", "progress", "finish"]
+    assert "usage" not in entries[1][2] and entries[2][2][0]["usage"]["output_tokens"] == 9
+
+
 @pytest.mark.parametrize(
     "heads",
     [b"HTTP/1.1 200 OK\nx: y\r\n\r\n", b"x" * (HEAD_BYTES_MAX + 1), INTERIM + b"x" * (HEAD_BYTES_MAX + 1)],

@@ -21,12 +21,23 @@ UNKNOWN = (
 )
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
+MODEL_CALL = REQUEST.replace(b"streamGenerateContent?alt=sse", b"generateContent")
+MODEL_ANSWER_BODY = (
+    b'{"response":{"candidates":[{"content":{"parts":[{"text":"x"}]},"finishReason":"STOP"}],"usageMetadata":'
+    b'{"promptTokenCount":1234,"candidatesTokenCount":5,"totalTokenCount":1239},"modelVersion":"gemini-3"}}'
+)
+MODEL_ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(MODEL_ANSWER_BODY)
+) + MODEL_ANSWER_BODY
+
 # Python's and built-in calls for one event with counts that comes alone, for each of three clients', for each of 25
 # that come together, and for one exchange that nobody reads.
 EVENT_CALLS = 64
 SHARED_EVENT_CALLS = 50
 CROWDED_EVENT_CALLS = 9.8
 EXCHANGE_CALLS = 174
+# The same for a call of a model with a short request and its answer in one piece, from draft to record.
+MODEL_CALL_CALLS = 450
 CROWD = 25
 
 
@@ -97,6 +108,13 @@ def test_an_exchange_takes_as_many_calls_as_ever(path: DataPath) -> None:
     for _ in range(2):
         calls = pass_on(path, UNKNOWN, up=True) + pass_on(path, ANSWER, up=False)
     assert is_as_ever(calls, EXCHANGE_CALLS)
+
+
+def test_a_call_of_a_model_takes_as_many_calls_as_ever(path: DataPath) -> None:
+    """With its draft, what its request says, and its record."""
+    for _ in range(2):
+        calls = pass_on(path, MODEL_CALL, up=True) + pass_on(path, MODEL_ANSWER, up=False)
+    assert is_as_ever(calls, MODEL_CALL_CALLS)
 
 
 def test_a_client_that_leaves_is_answered_and_closed(path: DataPath) -> None:

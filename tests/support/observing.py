@@ -6,7 +6,7 @@ from services.dialects.model_names import ModelNames
 from services.events.exchange import Client
 from services.events.identity import UlidSource
 from services.mitm.known_peer import KnownPeer
-from services.mitm.observer import Observation, ObserverParts
+from services.mitm.observer import Observation, ObserverParts, observe
 from services.runtime.logs import Logs
 from services.wire.http1 import read_request_head
 from tests.support.log_lines import LogLines
@@ -44,7 +44,7 @@ class Observing:
 
     def observe(self, host: str, head: bytes, now: float) -> Observation:
         """Begin to observe an exchange."""
-        return Observation(host, read_request_head(head), KnownPeer(_SomePeer()), now, self.parts)
+        return observe(host, read_request_head(head), KnownPeer(_SomePeer()), now, self.parts)
 
     def drafts(self) -> dict[str, dict[str, Any]]:
         """Return the records that would stand if the process died now."""

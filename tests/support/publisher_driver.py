@@ -16,7 +16,8 @@ from pathlib import Path
 import uvloop
 
 from services.bus.addresses import Addresses
-from services.bus.journal import Journal, JournalLimits
+from services.bus.journal import Journal
+from services.bus.limits import JournalLimits
 from services.bus.publisher import ExchangePublisher
 from services.events.usage import Outcome
 from services.runtime.logs import Logs

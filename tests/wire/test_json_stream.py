@@ -24,7 +24,9 @@ VALUES = st.recursive(
 
 
 # Around the length up to which strings are passed over at once.
-WORDS = st.sampled_from([b"", b"a", rb"\"", rb"\\", b"{", b"]", b"x" * 62, b"x" * 64, b"x" * 65, rb"\n" + b"y" * 70])
+WORDS = st.sampled_from(
+    [b"", b"a", rb"\"", rb"\\", rb"\\\\\"", b"{", b"]", b"x" * 62, b"x" * 64, b"x" * 65, rb"\n" + b"y" * 70]
+)
 STRINGS = st.lists(WORDS, max_size=3).map(lambda words: b'"%b"' % b"".join(words))
 PIECES_OF_VALUES = st.lists(STRINGS | st.sampled_from([b"{", b"[", b"}", b"]", b", ", b"12", b'"', b"\\"]), max_size=40)
 
