@@ -82,7 +82,7 @@ def test_an_exchange_ends_with_its_record() -> None:
     assert record["bytes"] == {"up": len(BODY), "down": len(ANSWER)}
 
 
-@pytest.mark.parametrize("cut", [0, 50], ids=["whole", "in two"])
+@pytest.mark.parametrize("cut", [len(ANSWER), 50], ids=["whole", "in two"])
 def test_counts_that_come_with_the_end_are_journaled_with_it(cut: int) -> None:
     """The record has them: an entry of their own would say nothing more."""
     passing = Passing(post(HOST, BODY))
