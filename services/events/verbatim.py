@@ -86,7 +86,7 @@ def _value(hint: Any, wanted: frozenset[str], path: str) -> str:
 
 
 def _listed(item: str) -> str:
-    return f"(?:{item}(?:,{item})*+)?+"
+    return f"(?>(?:{item}(?:,{item})*)?)"
 
 
 def _quoted(word: str) -> str:

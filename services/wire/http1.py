@@ -20,13 +20,14 @@ TRAILER_BYTES_MAX = 64 * 1024
 # Longer than any real length, short enough that no arithmetic on it can surprise.
 LENGTH_DIGITS_MAX = 18
 
-# The repeats are possessive ("*+"): nothing taken is given back, so that a bad head costs no more than a good one.
+# The repeats are possessive ("*+") or in an atomic group ("(?>"): nothing taken is given back, so that a bad head costs no
+# more than a good one.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
 FIELD_LINE = TOKEN + rb":" + TEXT + rb"\r\n"
 _REQUEST_LINE = rb"(" + TOKEN + rb") ([!-~\x80-\xff]++) HTTP/1\.([01])\r\n"
 _STATUS_LINE = rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + TEXT + rb")?\r\n"
-_END_OF_HEAD = rb"(?:" + FIELD_LINE + rb")*+\r\n"
+_END_OF_HEAD = rb"(?>(?:" + FIELD_LINE + rb")*)\r\n"
 _match_request_head = re.compile(_REQUEST_LINE + _END_OF_HEAD).fullmatch
 _match_response_head = re.compile(_STATUS_LINE + _END_OF_HEAD).fullmatch
 _find_fields_of_a_proxy = re.compile(

@@ -22,7 +22,7 @@ _BRACKET_OR_QUOTE = re.compile(rb'["{}\[\]]')
 # `_end_of_string` are faster by far, so that no more than this is tried before it is left to them.
 _PLAIN = rb'[^"{}\[\]]++|"[^"\\]{0,64}+"'
 # And over brackets with nothing but that in them, so that a tree costs no step for each of its leaves.
-_BEHIND_SHORT = re.compile(rb'(?:%b|[{\[](?:%b)*+[}\]])*+["{}\[\]]' % (_PLAIN, _PLAIN))
+_BEHIND_SHORT = re.compile(rb'(?>(?:%b|[{\[](?>(?:%b)*)[}\]])*)["{}\[\]]' % (_PLAIN, _PLAIN))
 # A quote that is not escaped, or may not be: with two backslashes before it, their number decides.
 _MAYBE_END_OF_STRING = re.compile(rb'"(?:(?<!\\")|(?<=\\\\"))')
 _SIGNIFICANT = re.compile(rb"[^ \t\r\n]")
