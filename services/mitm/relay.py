@@ -96,7 +96,7 @@ class Relay:
     @property
     def is_idle(self) -> bool:
         """Nothing is under way: the client may be sent away."""
-        return self._phase is _Phase.HEAD and not self._ahead
+        return self._phase is _HEAD and not self._ahead
 
     # -- from the client ---------------------------------------------------
 
@@ -123,7 +123,7 @@ class Relay:
         phase = self._phase
         if phase is _Phase.BODY:
             self._take_body(data, view, size)
-        elif phase is _Phase.UPGRADED:
+        elif phase is _UPGRADED:
             assert self._upstream is not None
             self.deadline = self._poller.now + self._idle_timeout_s
             self._exchange.upgraded_up(view[:size], self._poller.now)
@@ -334,7 +334,7 @@ class Relay:
         """Become a relay of another protocol, whose first bytes are `view[start:size]`."""
         self._exchange.upgrade(self._poller.now, self._wiring.observer_parts)
         self._exchange.upgraded_down(view[start:size], self._poller.now)
-        self._phase = _Phase.UPGRADED
+        self._phase = _UPGRADED
         self._exchange.has_begun = True
         self._client.send(view[:size])
         self._client.resume()
@@ -375,7 +375,7 @@ class Relay:
             self._upstream.resume()
 
     def _on_upstream_drained(self) -> None:
-        if self._phase in (_Phase.BODY, _Phase.UPGRADED):
+        if self._phase in (_Phase.BODY, _UPGRADED):
             self.deadline = self._poller.now + self._idle_timeout_s
             self._client.resume()
 
@@ -390,7 +390,7 @@ class Relay:
 
     def _upstream_gone(self, how: int, reason: str | None = None) -> None:
         response = self._exchange.response
-        if self._phase is _Phase.UPGRADED:
+        if self._phase is _UPGRADED:
             self._break(None if how == ENDED else Abort.UPSTREAM, reason or "upstream closed the connection")
             if how == ENDED:
                 self._drop_upstream()
@@ -468,11 +468,11 @@ class Relay:
         host, limits = self._route.host, self._wiring.limits
         if self._passage.moved_at + self._idle_timeout_s > self.deadline:
             self.deadline = self._passage.moved_at + self._idle_timeout_s
-        elif self._phase is _Phase.HEAD and self._ahead:
+        elif self._phase is _HEAD and self._ahead:
             self._refuse(408, f"no whole request head within {limits.head_timeout_s:g} s", "request_timeout")
-        elif self._phase in (_Phase.HEAD, _Phase.LINGER):
+        elif self._phase in (_HEAD, _Phase.LINGER):
             self._end()
-        elif self._phase is _Phase.RESPONSE and not self._exchange.has_begun:
+        elif self._phase is _RESPONSE and not self._exchange.has_begun:
             self._refuse(504, f"no response from {host} within {limits.response_timeout_s:g} s", "upstream_timeout")
         elif self._phase is _Phase.DIAL:
             self._refuse(504, f"no connection to {host} in time", "upstream_timeout")
