@@ -279,7 +279,7 @@ class Relay:
                 if self._client.send(self._view[:size]) > BACKLOG_BYTES_MAX:
                     upstream.pause()
             else:
-                self._take_response(self._plain, self._view, 0, size)
+                self._take_response(size)
             if upstream.ended and self._upstream is upstream:
                 self._upstream_gone(ENDED)
         elif size != NOTHING_YET:
@@ -309,14 +309,14 @@ class Relay:
             if (follow := exchange.chunk_follower()) is not None:
                 self._passage = open_passage(upstream, self._client, self._poller, follow, self._take_more)
 
-    def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
-        """Observe and forward `data[:size]`, in which the response's body goes on at `start`."""
+    def _take_response(self, size: int) -> None:
+        """Observe and forward the next `size` bytes, with which the response's body goes on."""
         try:
-            end = self._exchange.follow_response(data, view, start, size, self._poller.now)
+            end = self._exchange.follow_response(self._plain, self._view, 0, size, self._poller.now)
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
-        self._send_response(view, end, size)
+        self._send_response(self._view, end, size)
 
     def _send_response(self, view: memoryview, end: int, size: int) -> None:
         """Forward `view[:end]`; what lies behind it is no part of the response."""
