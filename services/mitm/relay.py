@@ -12,7 +12,7 @@ from functools import partial
 
 from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
 from services.mitm.known_peer import KnownPeer, Peer
-from services.mitm.observation import Abort
+from services.mitm.observation import INTERNAL, Abort
 from services.mitm.passage import NO_PASSAGE, open_passage
 from services.mitm.refusal import refusal
 from services.mitm.stream import BACKLOG_BYTES_MAX, BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
@@ -495,5 +495,5 @@ class Relay:
 
     def fail(self) -> None:
         """A step of ours has failed: the exchange ends, and the connection with it."""
-        self._break(Abort.PROXY, "internal error, see the log")
+        self._break(Abort.PROXY, INTERNAL)
         self._end(abort_client=True)
