@@ -43,7 +43,7 @@ class Attribution:
     def __init__(self) -> None:
         self._label_of_uid: dict[int | None, str] = {}
         self._turns: OrderedDict[str, _Turn] = OrderedDict()
-        # The same again: those that have not ended; those that have, in the order of their ends; whose an answer is.
+        # To find them: those that have not ended; those that have, in the order of their ends; the turn of each answer.
         self._going_on: dict[str, None] = {}
         self._ended: list[tuple[datetime, str]] = []
         self._turn_of_response: dict[tuple[str | None, str | None], str] = {}

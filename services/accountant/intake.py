@@ -53,6 +53,7 @@ class Intake:
 
     Args:
         attribution: Says whose a record is.
+        pending_max: How many may be pending; the publishers send what finds no room again.
 
     Attributes:
         pending: Taken and not yet handed out.

@@ -5,7 +5,9 @@ addresses   which socket is where, who binds it
 segment     the format of a journal's entries
 store       epochs on disk: segments, their records in order, what was left unfinished
 draft       what an exchange that is not over says so far
+limits      how much of it there may be, and for how long
 tail        the newest records, in memory
+waiting     records that the disk has no room for yet
 journal     what a publisher has not yet been told is committed
 sending     go-back-N: which records to send next
 delivery    what publishers and the accountant tell each other

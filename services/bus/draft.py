@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 from zlib import crc32
 
-from services.bus.segment import EntryKind, encode_single, entry_head, pack_sums, part_of_single, single_prefix
+from services.bus.segment import EntryKind, encode_single, entry_head, pack_head, part_of_single, single_prefix
 from services.bus.store import unfinished_record
 
 # Parts that are kept before they are merged: parsing JSON is dear beside an append.
@@ -29,7 +29,7 @@ class Draft:
         key: The exchange's id.
         segment_number: Of the segment that has its start.
         progress_head: Stands before the part of each entry of its progress.
-        repeated: The newest entry of progress that repeats; older than none of the others.
+        repeated: The newest entry of progress that repeats, if no other came behind it.
     """
 
     __slots__ = ("_entries", "key", "progress_head", "repeated", "segment_number")
@@ -64,7 +64,7 @@ class Draft:
             if len(members) != part_bytes:
                 part_bytes = len(members)
                 prefix, prefix_sum, length = single_prefix(head, part_bytes)
-            self.repeated = entry = pack_sums(length, crc32(members, prefix_sum)) + prefix + members
+            self.repeated = entry = pack_head(length, crc32(members, prefix_sum)) + prefix + members
             hold(entry)
             if not holder.is_holding:
                 holder.write_held()
@@ -80,7 +80,7 @@ class Draft:
 
     @property
     def first_part(self) -> bytes:
-        """The draft as it began."""
+        """The draft as it began, or once much has come of it, what that was merged to."""
         return part_of_single(self._entries[0], self.progress_head)
 
     @property

@@ -34,7 +34,7 @@ from services.bus.tail import Tail
 from services.bus.waiting import WaitingRoom
 
 _EPOCH_NAME = re.compile("[0-9a-f]{32}")
-# The members of an Enum take Python 3.11 as long to look up as twenty names of the module.
+# An attribute of an Enum takes Python 3.11 as long as twenty names of the module.
 _STARTED = EntryKind.STARTED
 _FINISHED = EntryKind.FINISHED
 # In a draft, which is a record; inside a string of it the quotes would be escaped.
@@ -85,7 +85,7 @@ class Journal:
         self._held_alone: list[bytes] = []  # records that no draft is closed with, and with that no entry of their own
         self._held_ends: dict[str, Draft] = {}  # drafts that what is held closes
         self._uncut = 0  # bytes of a failed append that could not be removed
-        self._stands = False  # what is appended is on disk already, among those
+        self._stands = False  # the entry that is appended lies among those, and is only noted
         self._otherwise: dict[int, Callable[[], None]] = {}
         self._waiting = WaitingRoom(limits.waiting_bytes_max)
         self._segments: list[Segment] = []
@@ -187,6 +187,7 @@ class Journal:
         self._drafts = dict(sorted(drafts.items(), key=lambda each: each[1].segment_number))
         was_holding, self.is_holding = self.is_holding, False
         for position, entry in enumerate(held):
+            # Entries that lie as a whole in what could not be cut off are on disk, and are not written again.
             uncut -= len(entry)
             self._stands = uncut >= 0
             otherwise.get(position, partial(self._append, entry))()

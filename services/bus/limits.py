@@ -6,7 +6,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalLimits:
     """
-    How much a journal may take.
+    The limits of one journal.
 
     Attributes:
         segment_bytes: A segment is left when it has this size; deletion goes by segments.
@@ -23,7 +23,13 @@ class JournalLimits:
     waiting_bytes_max: int = 16 * 1024 * 1024
 
     def has_expired(self, covered_at_unix_s: float | None, now_unix_s: float, size_bytes: int) -> bool:
-        """Say whether what was known to be committed at some time need not be kept; None is never."""
+        """
+        Say whether something need not be kept any longer.
+
+        Args:
+            covered_at_unix_s: Since when it is known to be committed; None if it is not.
+            size_bytes: What the whole journal takes by now.
+        """
         if covered_at_unix_s is None:
             return False
         return now_unix_s - covered_at_unix_s > self.retained_s or size_bytes > self.retained_bytes_max

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 _HEAD = struct.Struct("<II")
-pack_sums = _HEAD.pack  # length, crc32
+pack_head = _HEAD.pack  # length and crc32
 _SEQUENCE = struct.Struct("<Q")
 _SEQUENCE_BYTES = _SEQUENCE.size
 _pack_body_head = struct.Struct("<QBB").pack  # sequence, kind, id length
@@ -52,17 +52,17 @@ def encode_entry(kind: EntryKind, sequence: int, exchange_id: bytes, parts: Sequ
     for part in parts:
         pieces += _pack_length(len(part)), part
     summed = b"".join(pieces)
-    return pack_sums(len(summed) - _SEQUENCE_BYTES, crc32(summed)) + summed
+    return pack_head(len(summed) - _SEQUENCE_BYTES, crc32(summed)) + summed
 
 
 def encode_single(head: bytes, part: bytes) -> bytes:
     """Write an entry of one part behind a head that `entry_head` has written; `part_of_single` returns the part."""
     summed = head + _pack_length(len(part)) + part
-    return pack_sums(len(summed) - _SEQUENCE_BYTES, crc32(summed)) + summed
+    return pack_head(len(summed) - _SEQUENCE_BYTES, crc32(summed)) + summed
 
 
 def single_prefix(head: bytes, part_bytes: int) -> tuple[bytes, int, int]:
-    """Return what `encode_single` writes between sums and part, its crc32, and the entry's length, for many parts."""
+    """Return what `encode_single` writes from `head` to the part, its crc32, and the entry's length; for many parts."""
     prefix = head + _pack_length(part_bytes)
     return prefix, crc32(prefix), len(prefix) + part_bytes - _SEQUENCE_BYTES
 
@@ -126,7 +126,7 @@ class SegmentReader:
 
 
 def _entry_from(summed: bytes) -> Entry | None:
-    body = _SEQUENCE.size
+    body = _SEQUENCE_BYTES
     if len(summed) < body + 2 or summed[body] not in EntryKind._value2member_map_:
         return None
     offset = body + 2 + summed[body + 1]
@@ -138,9 +138,6 @@ def _entry_from(summed: bytes) -> Entry | None:
         (length,) = _LENGTH.unpack_from(summed, offset)
         offset += _LENGTH.size + length
         parts.append(summed[offset - length : offset])
-    # A part that claims more than there is ends past the entry.
-    return (
-        Entry(EntryKind(summed[body]), _SEQUENCE.unpack_from(summed)[0], exchange_id, tuple(parts))
-        if (offset == len(summed))
-        else None
-    )
+    if offset != len(summed):
+        return None  # a part claims more than there is
+    return Entry(EntryKind(summed[body]), _SEQUENCE.unpack_from(summed)[0], exchange_id, tuple(parts))

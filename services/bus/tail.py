@@ -21,7 +21,7 @@ class Tail:
 
     def add(self, records: Sequence[bytes]) -> None:
         """Take newer ones."""
-        self._records += exactly(records)
+        self._records += trimmed(records)
         self._bytes += sum(map(len, records))
         while len(self._records) > _RECORDS_MAX or self._bytes > _BYTES_MAX:
             self.drop(len(self._records) // 4 or 1)
@@ -44,6 +44,6 @@ class Tail:
         return found
 
 
-def exactly(written: Iterable[bytes]) -> Iterator[bytes]:
+def trimmed(written: Iterable[bytes]) -> Iterator[bytes]:
     """Copy what is to be kept: bytes as orjson returns them may hold sixteen times the memory that they need."""
     return map(bytes, map(memoryview, written))  # type: ignore[arg-type]  # mypy looks for the type of its items

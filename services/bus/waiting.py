@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from services.bus.segment import ENTRY_BYTES_MAX
-from services.bus.tail import exactly
+from services.bus.tail import trimmed
 
 
 class WaitingRoom:
@@ -35,7 +35,7 @@ class WaitingRoom:
         size = sum(map(len, records))
         if size > ENTRY_BYTES_MAX // 2 or self._bytes + size > self._bytes_max:
             return False
-        self.exchanges.append((exchange_id, tuple(exactly(records))))
+        self.exchanges.append((exchange_id, tuple(trimmed(records))))
         self._bytes += size
         return True
 

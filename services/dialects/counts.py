@@ -110,8 +110,9 @@ def objects_of(value: object) -> list[dict[str, object]]:
 
 def cost_of(value: object) -> int | float | None:
     """Return a cost where it is a number; Perplexity's is an object of several."""
-    is_number = type(value) is int or type(value) is float
-    return value if is_number and -COUNT_MAX <= value <= COUNT_MAX else None  # type: ignore[operator,return-value]
+    if type(value) is int or type(value) is float:
+        return value if -COUNT_MAX <= value <= COUNT_MAX else None
+    return None
 
 
 def without_absent(counts: Mapping[str, int | float | None]) -> dict[str, int | float]:

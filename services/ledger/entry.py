@@ -29,8 +29,17 @@ VERBATIM_BYTES_BESIDE = len(_USAGE_HEAD)
 # What a row is made of where the record is verbatim (services.events.verbatim); `turn_id` and those of `CallNames` are
 # for who attributes it.
 VERBATIM_MEMBERS = (
-    *("at", "provider", "model", "response_id", "conversation_id", "outcome", "usage", "timing.started_at"),
-    *("client.uid", "client.label", "turn_id"),
+    "at",
+    "provider",
+    "model",
+    "response_id",
+    "conversation_id",
+    "outcome",
+    "usage",
+    "timing.started_at",
+    "client.uid",
+    "client.label",
+    "turn_id",
 )
 VerbatimUsage: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
 # How what attribution adds is written as long as it is missing. Strings of a verbatim record have no quotes within, and
@@ -199,7 +208,8 @@ def has_turn(record: VerbatimUsage) -> bool:
 
 def call_names(record: VerbatimUsage) -> CallNames:
     """Return what a record that was not parsed is known by."""
-    return CallNames(*orjson.loads(b"[%b,%b,%b]" % (record[4], record[5], record[8])))
+    _, _, _, _, response_id, conversation_id, _, _, started_at, _, _, _ = record
+    return CallNames(*orjson.loads(b"[%b,%b,%b]" % (response_id, conversation_id, started_at)))
 
 
 def attributed(entry: UsageEntry, label: str | None, turn_id: str | None) -> UsageEntry:

@@ -10,7 +10,8 @@ Fails      a broken exchange ends its own connection; broken shared state ends t
            starts it again. Connections break with it; journaled usage is delivered after the restart.
 
 Read it in the order of a connection's life: server, arrival, relay (for HTTP/2 http2_relay, http2_exchange,
-http2_flow), observer, which reads, and observation with records, which write. Below them stream and poller move the
-bytes, passage the simplest of them a shorter way, and convoy holds what is sent until what was noted is written;
-upstream finds the provider, authority and keystore make the certificates, peer and known_peer say who connects.
+http2_flow), observer, which reads, observation and records, which write, and outbox, where they write. Below them
+stream and poller move the bytes, passage the simplest of them a shorter way, and convoy holds what is sent until what
+was noted is written; upstream finds the provider, authority and keystore make the certificates, peer and known_peer say
+who connects.
 """

@@ -18,7 +18,7 @@ from services.events.lifecycle import Missing
 from services.mitm.config import SIMULATED_HOST, HostList, MitmConfig
 from services.mitm.convoy import Convoy
 from services.mitm.keystore import Keystore
-from services.mitm.observer import ObserverParts
+from services.mitm.observation import ObserverParts
 from services.mitm.outbox import restored
 from services.mitm.peer import PeerDirectory
 from services.mitm.poller import Poller

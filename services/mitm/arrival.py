@@ -267,13 +267,13 @@ class Arrival:
                 self._intercept(route, not has_http1)
             return
         if listed:
-            self._wiring.logs.warning("connection.unread", host=name, reason=f"the client offers {hello.protocols}")
+            self._wiring.logs.warning("connection.unread", host=name, reason=f"the client offers {offered}")
         if self._connect is not None:
             self._tunnel(self._route_to(self._connect[0]))
         elif self._original is not None:
             self._tunnel(self._route_to(name or self._original[0]))
         elif listed:
-            self._refuse_tls(_NO_APPLICATION_PROTOCOL, f"{name}: the client offers {hello.protocols}, not HTTP")
+            self._refuse_tls(_NO_APPLICATION_PROTOCOL, f"{name}: the client offers {offered}, not HTTP")
         else:
             self._refuse_tls(
                 _UNRECOGNIZED_NAME, f"server name {name!r} is not on the list, and nothing says where else to go"

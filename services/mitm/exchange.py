@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from orjson import dumps
 
-from services.mitm.observer import Abort, Observation, ObserverParts
+from services.mitm.observation import Abort, Observation, ObserverParts
 from services.mitm.socket_observation import SocketObservation, observe_socket
 from services.wire.event_chunk import event_in_chunk
 from services.wire.http1 import (

@@ -9,7 +9,7 @@ that breaks off resets the client's stream.
 from typing import Protocol
 
 from services.mitm.http2_flow import Flow, Side
-from services.mitm.observer import Abort, Observation
+from services.mitm.observation import Abort, Observation
 from services.mitm.refusal import refusal_body
 from services.mitm.wiring import Wiring
 from services.wire.http2_parts import (

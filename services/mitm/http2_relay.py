@@ -12,7 +12,7 @@ from enum import Enum
 from services.mitm.http2_exchange import Exchange
 from services.mitm.http2_flow import Side
 from services.mitm.known_peer import KnownPeer, Peer
-from services.mitm.observer import Abort
+from services.mitm.observation import INTERNAL, Abort
 from services.mitm.relay import LINGER_S
 from services.mitm.stream import BROKEN_OFF, NOTHING_YET, Stream, TlsFailed
 from services.mitm.upstream import Route, UpstreamFailed
@@ -423,4 +423,4 @@ class Http2Relay:
 
     def fail(self) -> None:
         """A step of ours has failed: the exchanges end, and the connection with them."""
-        self._end(Abort.PROXY, "internal error, see the log", abort_client=True)
+        self._end(Abort.PROXY, INTERNAL, abort_client=True)

@@ -197,7 +197,7 @@ class Observation:
             counts=counts or {},
         )
 
-    def _record(self, usage: ResponseUsage, now: float, aborted_by: Abort | None, event_id: str) -> bytes:
+    def _record_of_exchange(self, usage: ResponseUsage, now: float, aborted_by: Abort | None, event_id: str) -> bytes:
         transferred = {"up": self.bytes_up, "down": self.bytes_down}
         return self.record(usage, now, aborted_by, event_id, self._timing(now), transferred)
 
@@ -214,7 +214,14 @@ class Observation:
         timing: Mapping[str, object],
         transferred: Mapping[str, int],
     ) -> bytes:
-        """Write a record."""
+        """
+        Write a record of one response.
+
+        Args:
+            event_id: The exchange's own id for its first record, one of `make_id` for any other.
+            aborted_by: Who broke it off, where it was; None is upstream.
+            timing, transferred: The record's `timing` and `bytes`, which may be of a part of the exchange.
+        """
         call, outcome = self._call, usage.outcome
         model = usage.response_model or usage.request_model
         record = empty_record(call.provider, call.dialect, self._host, self._client).copy()
@@ -290,9 +297,9 @@ class Observation:
 
     def _records(self, usages: Sequence[ResponseUsage], now: float, aborted_by: Abort | None) -> list[bytes]:
         # The first record's id is the exchange's own, so that a draft and what replaces it are one event.
-        records = [self._record(usages[0], now, aborted_by, self._id)]
+        records = [self._record_of_exchange(usages[0], now, aborted_by, self._id)]
         for usage in usages[1:]:
-            records.append(self._record(usage, now, aborted_by, self.make_id(now)))
+            records.append(self._record_of_exchange(usage, now, aborted_by, self.make_id(now)))
         return records
 
     def log_finished(self, usage: ResponseUsage) -> None:

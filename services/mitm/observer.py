@@ -32,8 +32,6 @@ from services.wire.content_encoding import ContentDecoder, content_decoder
 from services.wire.errors import WireError
 from services.wire.http1 import RequestHead, ResponseHead
 
-__all__ = ["INTERNAL", "Abort", "CallObservation", "Observation", "ObserverParts", "observe"]
-
 # An attribute of an Enum takes Python 3.11 as long as twenty names of the module.
 _MODEL_CALL = CallKind.MODEL_CALL
 _OTHER = CallKind.OTHER

@@ -91,6 +91,7 @@ def open_passage(
         if not size or incoming.pending:
             otherwise(partial(source.read_on, size))
         elif size > PIECE_BYTES_MAX or not follow(plain, view, size):
+            # `lambda: size` would do, but makes each look at `size` here one into a cell.
             otherwise(partial(int, size))
         else:
             try:

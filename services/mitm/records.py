@@ -14,13 +14,13 @@ from services.events.exchange import UsageRecorded
 from services.events.usage import Outcome
 
 # A process has some hundred clients and some dozen hosts at most that it meets again and again.
-_REMEMBERED = 256
+_REMEMBERED_MAX = 256
 _MEMBERS = ("schema", *(field.name for field in fields(UsageRecorded)))
 _UNREADABLE = Outcome.UNREADABLE.value
 _TRUNCATED = Outcome.TRUNCATED.value
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_REMEMBERED_MAX)
 def empty_record(provider: str, dialect: str | None, host: str, client: Fragment) -> dict[str, object]:
     """Return a record that says nothing of the exchange itself yet; it is shared, so copy it."""
     return dict.fromkeys(_MEMBERS) | {
@@ -35,14 +35,14 @@ def empty_record(provider: str, dialect: str | None, host: str, client: Fragment
     }
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_REMEMBERED_MAX)
 def unread_record(provider: str, host: str, client: Fragment, reason: str) -> dict[str, object]:
     """Return the record of an exchange that nobody here can read, as far as those with one host are alike."""
     alike = {"outcome": _UNREADABLE, "reason": reason}
     return empty_record(provider, None, host, client) | alike
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_REMEMBERED_MAX)
 def draft_record(
     provider: str, dialect: str | None, host: str, client: Fragment, request_model: str | None, model: str | None
 ) -> dict[str, object]:

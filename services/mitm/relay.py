@@ -12,7 +12,7 @@ from functools import partial
 
 from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
 from services.mitm.known_peer import KnownPeer, Peer
-from services.mitm.observer import Abort
+from services.mitm.observation import INTERNAL, Abort
 from services.mitm.passage import NO_PASSAGE, open_passage
 from services.mitm.refusal import refusal
 from services.mitm.stream import BACKLOG_BYTES_MAX, BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
@@ -96,7 +96,7 @@ class Relay:
     @property
     def is_idle(self) -> bool:
         """Nothing is under way: the client may be sent away."""
-        return self._phase is _Phase.HEAD and not self._ahead
+        return self._phase is _HEAD and not self._ahead
 
     # -- from the client ---------------------------------------------------
 
@@ -123,7 +123,7 @@ class Relay:
         phase = self._phase
         if phase is _Phase.BODY:
             self._take_body(data, view, size)
-        elif phase is _Phase.UPGRADED:
+        elif phase is _UPGRADED:
             assert self._upstream is not None
             self.deadline = self._poller.now + self._idle_timeout_s
             self._exchange.upgraded_up(view[:size], self._poller.now)
@@ -279,7 +279,7 @@ class Relay:
                 if self._client.send(self._view[:size]) > BACKLOG_BYTES_MAX:
                     upstream.pause()
             else:
-                self._take_response(self._plain, self._view, 0, size)
+                self._take_response(size)
             if upstream.ended and self._upstream is upstream:
                 self._upstream_gone(ENDED)
         elif size != NOTHING_YET:
@@ -309,14 +309,14 @@ class Relay:
             if (follow := exchange.chunk_follower()) is not None:
                 self._passage = open_passage(upstream, self._client, self._poller, follow, self._take_more)
 
-    def _take_response(self, data: bytearray, view: memoryview, start: int, size: int) -> None:
-        """Observe and forward `data[:size]`, in which the response's body goes on at `start`."""
+    def _take_response(self, size: int) -> None:
+        """Observe and forward the next `size` bytes, with which the response's body goes on."""
         try:
-            end = self._exchange.follow_response(data, view, start, size, self._poller.now)
+            end = self._exchange.follow_response(self._plain, self._view, 0, size, self._poller.now)
         except HttpInvalid as error:
             self._response_is_nonsense(str(error))
             return
-        self._send_response(view, end, size)
+        self._send_response(self._view, end, size)
 
     def _send_response(self, view: memoryview, end: int, size: int) -> None:
         """Forward `view[:end]`; what lies behind it is no part of the response."""
@@ -334,7 +334,7 @@ class Relay:
         """Become a relay of another protocol, whose first bytes are `view[start:size]`."""
         self._exchange.upgrade(self._poller.now, self._wiring.observer_parts)
         self._exchange.upgraded_down(view[start:size], self._poller.now)
-        self._phase = _Phase.UPGRADED
+        self._phase = _UPGRADED
         self._exchange.has_begun = True
         self._client.send(view[:size])
         self._client.resume()
@@ -375,7 +375,7 @@ class Relay:
             self._upstream.resume()
 
     def _on_upstream_drained(self) -> None:
-        if self._phase in (_Phase.BODY, _Phase.UPGRADED):
+        if self._phase in (_Phase.BODY, _UPGRADED):
             self.deadline = self._poller.now + self._idle_timeout_s
             self._client.resume()
 
@@ -390,7 +390,7 @@ class Relay:
 
     def _upstream_gone(self, how: int, reason: str | None = None) -> None:
         response = self._exchange.response
-        if self._phase is _Phase.UPGRADED:
+        if self._phase is _UPGRADED:
             self._break(None if how == ENDED else Abort.UPSTREAM, reason or "upstream closed the connection")
             if how == ENDED:
                 self._drop_upstream()
@@ -468,11 +468,11 @@ class Relay:
         host, limits = self._route.host, self._wiring.limits
         if self._passage.moved_at + self._idle_timeout_s > self.deadline:
             self.deadline = self._passage.moved_at + self._idle_timeout_s
-        elif self._phase is _Phase.HEAD and self._ahead:
+        elif self._phase is _HEAD and self._ahead:
             self._refuse(408, f"no whole request head within {limits.head_timeout_s:g} s", "request_timeout")
-        elif self._phase in (_Phase.HEAD, _Phase.LINGER):
+        elif self._phase in (_HEAD, _Phase.LINGER):
             self._end()
-        elif self._phase is _Phase.RESPONSE and not self._exchange.has_begun:
+        elif self._phase is _RESPONSE and not self._exchange.has_begun:
             self._refuse(504, f"no response from {host} within {limits.response_timeout_s:g} s", "upstream_timeout")
         elif self._phase is _Phase.DIAL:
             self._refuse(504, f"no connection to {host} in time", "upstream_timeout")
@@ -495,5 +495,5 @@ class Relay:
 
     def fail(self) -> None:
         """A step of ours has failed: the exchange ends, and the connection with it."""
-        self._break(Abort.PROXY, "internal error, see the log")
+        self._break(Abort.PROXY, INTERNAL)
         self._end(abort_client=True)

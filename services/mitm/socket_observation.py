@@ -18,13 +18,8 @@ import orjson
 from services.dialects.dialect import SocketReader
 from services.events.usage import Outcome, ResponseUsage
 from services.mitm.harmless import harmless
-from services.mitm.observer import (
-    INTERNAL,
-    Abort,
-    CallObservation,
-    Observation,
-    ObserverParts,
-)
+from services.mitm.observation import INTERNAL, Abort, Observation, ObserverParts
+from services.mitm.observer import CallObservation
 from services.mitm.times import milliseconds, timestamp
 from services.wire.errors import WireError
 from services.wire.http1 import ResponseHead

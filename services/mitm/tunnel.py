@@ -7,7 +7,7 @@ from collections.abc import Callable
 import orjson
 
 from services.events.exchange import Client, ExchangeCounted
-from services.mitm.observer import ObserverParts
+from services.mitm.observation import ObserverParts
 from services.mitm.stream import BACKLOG_BYTES_MAX, BROKEN_OFF, NOTHING_YET, Scratch, Stream
 from services.mitm.times import milliseconds, timestamp
 

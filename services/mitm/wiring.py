@@ -6,7 +6,8 @@ from typing import Protocol, TypeVar
 
 from services.mitm.config import HostList
 from services.mitm.known_peer import KnownPeer
-from services.mitm.observer import Observation, ObserverParts, observe
+from services.mitm.observation import Observation, ObserverParts
+from services.mitm.observer import observe
 from services.mitm.poller import Poller
 from services.mitm.stream import Scratch, Stream
 from services.mitm.upstream import Pool, Route, UpstreamFailed

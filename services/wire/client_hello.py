@@ -62,7 +62,7 @@ class ClientHello:
 
 
 class ClientHelloReader:
-    """Collects TLS records until the ClientHello is whole."""
+    """Collects TLS records until the ClientHello is whole; `read_whole_hello` is for one that comes at once."""
 
     __slots__ = ("_awaited", "_consumed", "_message", "_received")
 
@@ -82,8 +82,6 @@ class ClientHelloReader:
         Raises:
             ClientHelloInvalid: Not a TLS handshake, malformed, or larger than `CLIENT_HELLO_BYTES_MAX`.
         """
-        if not self._received and (hello := read_whole_hello(bytes(data))) is not None:
-            return hello
         self._received += data
         message = self._message
         while len(message) < self._awaited:

@@ -143,7 +143,7 @@ def read_request_head(head: bytes) -> RequestHead:
     if host is None or not _match_host(host):
         _check_host(host, minor)
     framing, length = _framing_of(fields, minor, _NONE)
-    if method == b"CONNECT" and framing is not Framing.NONE:
+    if method == b"CONNECT" and framing is not _NONE:
         # RFC 9110 §9.3.6: such a request has no content; some would take these bytes for the tunnel's first.
         raise HttpInvalid("a CONNECT request with a body is refused")
     keeps_alive = minor == b"1" if b"connection" not in fields else _keeps_alive(fields, minor)
@@ -176,7 +176,7 @@ def read_response_head(head: bytes, *, request_method: str) -> ResponseHead:
     framing, length = _framing_of(fields, minor, _UNTIL_CLOSE)
     leaves_http = status == 101 or (request_method == "CONNECT" and 200 <= status < 300)
     if leaves_http or request_method == "HEAD" or status < 200 or status in (204, 304):
-        framing, length = Framing.NONE, 0
+        framing, length = _NONE, 0
     if framing is _UNTIL_CLOSE or leaves_http:
         keeps_alive = False
     else:

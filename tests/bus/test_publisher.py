@@ -161,8 +161,7 @@ def test_a_full_message_does_not_wait(run_directory: Path, monkeypatch: pytest.M
             journal.write_held()
             journal.is_holding = False
             assert (window.last, window.next) == (65, 2)
-            await asyncio.sleep(0.001)
-            assert window.next == 66
+            await until(lambda: window.next == 66)
             await until(lambda: len(clerk.numbers()) == 65)
         await publisher.close()
         clerk.close()

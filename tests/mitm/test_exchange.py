@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.mitm.exchange import Exchange
-from services.mitm.observer import Abort
+from services.mitm.observation import Abort
 from services.wire.http1 import HttpInvalid, read_request_head
 from tests.support.mitm import get, post
 from tests.support.observing import Observing

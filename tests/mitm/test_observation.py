@@ -13,7 +13,8 @@ from services.events.exchange import Client, ExchangeCounted, UsageRecorded
 from services.events.usage import Outcome
 from services.events.verbatim import verbatim
 from services.mitm.known_peer import KnownPeer
-from services.mitm.observer import Abort, CallObservation, Observation, observe
+from services.mitm.observation import Abort, Observation
+from services.mitm.observer import CallObservation, observe
 from services.wire.http1 import read_request_head, read_response_head
 from tests.support.mitm import get, post
 from tests.support.observing import Observing

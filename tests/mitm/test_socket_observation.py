@@ -14,7 +14,7 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import FrameProtocol
 
 from services.dialects import openai_responses
-from services.mitm.observer import Abort
+from services.mitm.observation import Abort
 from services.mitm.socket_observation import SocketObservation, observe_socket
 from services.wire.http1 import read_response_head
 from tests.support.eventually import eventually

@@ -22,7 +22,7 @@ from services.events.exchange import Client
 from services.events.identity import UlidSource
 from services.mitm.config import HostList
 from services.mitm.convoy import Convoy
-from services.mitm.observer import ObserverParts
+from services.mitm.observation import ObserverParts
 from services.mitm.poller import Poller
 from services.mitm.relay import Relay
 from services.mitm.stream import Scratch, Stream

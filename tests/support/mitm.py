@@ -33,7 +33,7 @@ from services.events.identity import UlidSource
 from services.mitm.config import SIMULATED_HOST, HostList, MitmConfig
 from services.mitm.http2_relay import Http2Relay
 from services.mitm.keystore import Keystore
-from services.mitm.observer import ObserverParts
+from services.mitm.observation import ObserverParts
 from services.mitm.peer import Address, Owner, PeerDirectory
 from services.mitm.poller import Poller
 from services.mitm.server import Server

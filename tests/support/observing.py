@@ -6,7 +6,8 @@ from services.dialects.model_names import ModelNames
 from services.events.exchange import Client
 from services.events.identity import UlidSource
 from services.mitm.known_peer import KnownPeer
-from services.mitm.observer import Observation, ObserverParts, observe
+from services.mitm.observation import Observation, ObserverParts
+from services.mitm.observer import observe
 from services.runtime.logs import Logs
 from services.wire.http1 import read_request_head
 from tests.support.log_lines import LogLines

@@ -9,7 +9,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -520,38 +520,24 @@ def test_what_was_learnt_from_one_hello_is_right_for_the_next(
     assert [judged(each) for each in hellos] == alone
 
 
-def judged(hello: bytes) -> ClientHello | str | None:
+def judged(hello: bytes, by: Callable[[bytes], ClientHello | None] = read_whole_hello) -> ClientHello | str | None:
     try:
-        return read(hello)
+        return by(hello)
     except ClientHelloInvalid as problem:
         return str(problem)
 
 
 @given(EXTENSIONS, st.integers(1, 80))
-def test_a_whole_hello_is_read_as_if_it_had_come_in_pieces(extensions: list[tuple[int, bytes]], cut: int):
+def test_a_whole_hello_is_read_as_the_reader_would(extensions: list[tuple[int, bytes]], cut: int):
     """The first time and again; what is more or less than a hello in one record is left to the reader."""
     hello = records(message(*(extension(*each) for each in extensions)))
     module._layouts.clear()
-    expected = judged_in_pieces(hello)
+    expected = judged(hello, by=read)
     for _ in range(2):
-        assert judged_whole(hello) == expected
+        assert judged(hello) == expected
         for other in (hello[:-1], hello + b"\x16", hello[:cut], records(hello[5:], size=cut), b""):
             if other != hello:
                 assert read_whole_hello(other) is None
-
-
-def judged_whole(hello: bytes) -> ClientHello | str | None:
-    try:
-        return read_whole_hello(hello)
-    except ClientHelloInvalid as problem:
-        return str(problem)
-
-
-def judged_in_pieces(hello: bytes) -> ClientHello | str | None:
-    try:
-        return read(hello[:1], hello[1:])
-    except ClientHelloInvalid as problem:
-        return str(problem)
 
 
 @given(

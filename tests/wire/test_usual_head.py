@@ -64,11 +64,8 @@ def test_usual_responses_take_the_short_way(name: str) -> None:
 def test_a_head_that_is_not_whole_is_none(head: bytes, data: st.DataObject) -> None:
     """What the buffer holds behind `size` is of the read before."""
     size = data.draw(st.integers(0, len(head) - 1))
-    assert (
-        usual_request_head(bytearray(head), size, BYTES_MAX)
-        is usual_response_head(bytearray(head), size, BYTES_MAX)
-        is None
-    )
+    assert usual_request_head(bytearray(head), size, BYTES_MAX) is None
+    assert usual_response_head(bytearray(head), size, BYTES_MAX) is None
 
 
 def test_a_head_that_is_too_long_is_none() -> None:
@@ -82,48 +79,23 @@ def test_a_head_that_is_too_long_is_none() -> None:
 # -- what needs another look ---------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "field",
-    [
-        *(
-            b"Content-Length: 5\r\nContent-Length: 5",
-            b"Content-Length: 5\r\ncontent-length: 6",
-            b"Content-Length: 5, 5",
-        ),
-        *(
-            b"Content-Length: +5",
-            b"Content-Length: 5 ",
-            b"Content-Length:",
-            b"Content-Length: 0x5",
-            b"Content-Length: 05",
-        ),
-        *(
-            b"Content-Length: 1234567890123456789",
-            b"Content-Length: 5\xb2",
-            b"Content-Length : 5",
-            b"Content-Length: -1",
-        ),
-        *(b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nContent-Length: 5"),
-        *(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked"),
-        *(b"Transfer-Encoding: identity", b"Transfer-Encoding: chunked ", b"Transfer-Encoding: xchunked"),
-        *(b"Transfer-Encoding:\x0bchunked", b"Transfer-Encoding:", b"Transfer-Encoding\t: chunked"),
-        *(b"Connection: close", b"Connection: keep-alive, close", b"Connection: upgrade", b"Connection:"),
-        *(b"Content-Type: a\r\nContent-Type: a", b"Content-Type: a ", b"Content-Type: \t"),
-        *(b"Content-Encoding: gzip\r\nContent-Encoding: br", b"Content-Encoding: br\t"),
-        *(b"Host: b", b"host:", b"HOST: a.example", b"Host : b"),
-        *(
-            b" folded",
-            b"X: y\r\n z",
-            b"X: y\nZ: z",
-            b"X: y\rZ: z",
-            b"X: \x00",
-            b"X y: z",
-            b": x",
-            b"no colon",
-            b"X\x80: y",
-        ),
-    ],
-)
+ODD_FIELDS = [
+    b"Content-Length: 5\r\nContent-Length: 5", b"Content-Length: 5\r\ncontent-length: 6", b"Content-Length: 5, 5",
+    b"Content-Length: +5", b"Content-Length: 5 ", b"Content-Length:", b"Content-Length: 0x5", b"Content-Length: 05",
+    b"Content-Length: 1234567890123456789", b"Content-Length: 5\xb2", b"Content-Length : 5", b"Content-Length: -1",
+    b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nContent-Length: 5",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked",
+    b"Transfer-Encoding: identity", b"Transfer-Encoding: chunked ", b"Transfer-Encoding: xchunked",
+    b"Transfer-Encoding:\x0bchunked", b"Transfer-Encoding:", b"Transfer-Encoding\t: chunked",
+    b"Connection: close", b"Connection: keep-alive, close", b"Connection: upgrade", b"Connection:",
+    b"Content-Type: a\r\nContent-Type: a", b"Content-Type: a ", b"Content-Type: \t",
+    b"Content-Encoding: gzip\r\nContent-Encoding: br", b"Content-Encoding: br\t",
+    b"Host: b", b"host:", b"HOST: a.example", b"Host : b",
+    b" folded", b"X: y\r\n z", b"X: y\nZ: z", b"X: y\rZ: z", b"X: \x00", b"X y: z", b": x", b"no colon", b"X\x80: y",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ODD_FIELDS)
 def test_what_could_be_taken_differently_does_not_take_the_short_way(field: bytes) -> None:
     """Nor does what is merely odd: one place decides about these."""
     request = b"POST / HTTP/1.1\r\nHost: a.example\r\nX: y\r\n%b\r\nY: z\r\n\r\n" % field
@@ -133,19 +105,15 @@ def test_what_could_be_taken_differently_does_not_take_the_short_way(field: byte
         assert usual_response_head(bytearray(response), len(response), BYTES_MAX) is None
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        *(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX: y\r\n\r\n"),
-        *(b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
-        *(
-            b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
-            b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
-            b"GET /\r\nHost: a\r\n\r\n",
-        ),
-        *(b"GET / HTTP/1.1\nHost: a\n\n", b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.11\r\nHost: a\r\n\r\n"),
-    ],
-)
+OTHER_REQUESTS = [
+    b"GET / HTTP/1.0\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX: y\r\n\r\n",
+    b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.1\nHost: a\n\n", b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.11\r\nHost: a\r\n\r\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", OTHER_REQUESTS)
 def test_other_requests_do_not_take_the_short_way(head: bytes) -> None:
     """The rules refuse most of them."""
     assert usual_request_head(bytearray(head), len(head), BYTES_MAX) is None
@@ -167,30 +135,16 @@ def test_a_response_without_a_body_to_follow_does_not_take_the_short_way(field: 
 
 # -- the rules agree -----------------------------------------------------------
 
-NAMES = st.sampled_from(
-    [
-        *(b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Content-Type", b"Content-Encoding"),
-        *(b"Expect", b"Upgrade", b"X", b"Content-Types", b"Content", b"Hosts", b"X-Host", b"Connections"),
-        *(b"x-amzn-requestid", b"Content-Length ", b" Host", b"Content_Length", b"", b"Tr", b"\xe9"),
-    ]
-)  # fmt: skip
-VALUES = st.sampled_from(
-    [
-        *(b"5", b"0", b"17", b"05", b"chunked", b"Chunked", b"keep-alive", b"close", b"Keep-Alive", b"a.example", b""),
-        *(
-            b"a b",
-            b"application/json",
-            b"text/plain; charset=utf-8",
-            b"gzip",
-            b"\xe9",
-            b"a,b",
-            b"5, 5",
-            b"\x00",
-            b"\x7f",
-        ),
-        *(b"1" * 18, b"1" * 19, b"\r", b"\n", b"a\r\n b", b"x\r\nContent-Length: 7", b"GET / HTTP/1.1", b"[::1]:80"),
-    ]
-)
+NAMES = st.sampled_from([
+    b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Content-Type", b"Content-Encoding",
+    b"Expect", b"Upgrade", b"X", b"Content-Types", b"Content", b"Hosts", b"X-Host", b"Connections",
+    b"x-amzn-requestid", b"Content-Length ", b" Host", b"Content_Length", b"", b"Tr", b"\xe9",
+])  # fmt: skip
+VALUES = st.sampled_from([
+    b"5", b"0", b"17", b"05", b"chunked", b"Chunked", b"keep-alive", b"close", b"Keep-Alive", b"a.example", b"",
+    b"a b", b"application/json", b"text/plain; charset=utf-8", b"gzip", b"\xe9", b"a,b", b"5, 5", b"\x00", b"\x7f",
+    b"1" * 18, b"1" * 19, b"\r", b"\n", b"a\r\n b", b"x\r\nContent-Length: 7", b"GET / HTTP/1.1", b"[::1]:80",
+])  # fmt: skip
 SPACE = st.sampled_from([b"", b" ", b" ", b" ", b"\t", b" \t "])
 CASED = st.sampled_from([bytes, bytes.lower, bytes.upper, bytes.swapcase])
 
@@ -201,38 +155,20 @@ def lines(draw: st.DrawFn) -> bytes:
     return name + b":" + draw(SPACE) + draw(VALUES) + draw(st.sampled_from([b"", b"", b"", b" ", b"\t"])) + b"\r\n"
 
 
-GOOD_LINES = st.sampled_from(
-    [
-        *(
-            b"Host: a.example\r\n",
-            b"content-length: 5\r\n",
-            b"Content-Length:12\r\n",
-            b"Transfer-Encoding: chunked\r\n",
-        ),
-        *(b"Connection: keep-alive\r\n", b"Content-Type: text/plain; charset=utf-8\r\n", b"Content-Encoding:\r\n"),
-        *(b"X: \xe9 y \r\n", b"Upgrade: \r\n", b"x-amzn-requestid: a\r\n"),
-    ]
-)
-REQUEST_LINES = st.sampled_from(
-    [
-        *[b"POST /v1 HTTP/1.1\r\n"] * 4,
-        *(b"GET /caf\xe9?x#y HTTP/1.1\r\n", b"get * HTTP/1.1\r\n", b"GET / HTTP/1.0\r\n", b"HEAD / HTTP/1.1\r\n"),
-        *(b"CONNECT a:1 HTTP/1.1\r\n", b"CONNECTS a:1 HTTP/1.1\r\n", b"GET / HTTP/1.1 \r\n", b"GET / HTTP/1.1\n", b""),
-    ]
-)
-STATUS_LINES = st.sampled_from(
-    [
-        *[b"HTTP/1.1 200 OK\r\n"] * 4,
-        *(b"HTTP/1.1 500\r\n", b"HTTP/1.1 404 \r\n", b"HTTP/1.1 999 \xe9\tx \r\n", b"HTTP/1.0 200 OK\r\n"),
-        *(
-            b"HTTP/1.1 204 x\r\n",
-            b"HTTP/1.1 2040 x\r\n",
-            b"HTTP/1.1 101 x\r\n",
-            b"HTTP/1.1 099 x\r\n",
-            b"HTTP/1.1 200x\r\n",
-        ),
-    ]
-)
+GOOD_LINES = st.sampled_from([
+    b"Host: a.example\r\n", b"content-length: 5\r\n", b"Content-Length:12\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Connection: keep-alive\r\n", b"Content-Type: text/plain; charset=utf-8\r\n", b"Content-Encoding:\r\n",
+    b"X: \xe9 y \r\n", b"Upgrade: \r\n", b"x-amzn-requestid: a\r\n",
+])  # fmt: skip
+# Most heads begin well, so that their fields are looked at.
+REQUEST_LINES = st.just(b"POST /v1 HTTP/1.1\r\n") | st.sampled_from([
+    b"GET /caf\xe9?x#y HTTP/1.1\r\n", b"get * HTTP/1.1\r\n", b"GET / HTTP/1.0\r\n", b"HEAD / HTTP/1.1\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\n", b"CONNECTS a:1 HTTP/1.1\r\n", b"GET / HTTP/1.1 \r\n", b"GET / HTTP/1.1\n", b"",
+])  # fmt: skip
+STATUS_LINES = st.just(b"HTTP/1.1 200 OK\r\n") | st.sampled_from([
+    b"HTTP/1.1 500\r\n", b"HTTP/1.1 404 \r\n", b"HTTP/1.1 999 \xe9\tx \r\n", b"HTTP/1.0 200 OK\r\n",
+    b"HTTP/1.1 204 x\r\n", b"HTTP/1.1 2040 x\r\n", b"HTTP/1.1 101 x\r\n", b"HTTP/1.1 099 x\r\n", b"HTTP/1.1 200x\r\n",
+])  # fmt: skip
 
 
 @st.composite
