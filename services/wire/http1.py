@@ -20,7 +20,7 @@ TRAILER_BYTES_MAX = 64 * 1024
 # Longer than any real length, short enough that no arithmetic on it can surprise.
 LENGTH_DIGITS_MAX = 18
 
-# The repeats are possessive ("*+") or in an atomic group ("(?>"): nothing taken is given back, so that a bad head costs no
+# Repeats are possessive ("*+") or in an atomic group ("(?>"): nothing taken is given back, so that a bad head costs no
 # more than a good one.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
