@@ -518,7 +518,7 @@ class TestStatus:
     def test_it_says_whether_something_listens(self, redirect: Redirect) -> None:
         with _listening(redirect.machine, "v6"):
             assert "listening on port 8742: IPv6" in redirect("status").stdout
-        assert "port 8742: nothing listens" in redirect("status").stdout
+        assert "listening on port 8742: nothing" in redirect("status").stdout
 
     def test_it_changes_nothing(self, redirect: Redirect) -> None:
         for install in (False, True):
