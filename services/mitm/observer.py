@@ -27,7 +27,7 @@ from services.events.usage import Outcome, ResponseUsage
 from services.mitm.harmless import harmless
 from services.mitm.known_peer import KnownPeer, written
 from services.mitm.observation import INTERNAL, NOTHING_SAID, Abort, Observation, ObserverParts
-from services.mitm.records import draft_record
+from services.mitm.records import MODEL_LETTERS_MAX, draft_record
 from services.wire.content_encoding import ContentDecoder, content_decoder
 from services.wire.errors import WireError
 from services.wire.http1 import RequestHead, ResponseHead
@@ -95,7 +95,8 @@ class CallObservation(Observation):
             return
         # This is the record if nothing of ours is left to write another one.
         asked, model = call.request_model, self.model_named(call.request_model)
-        draft = draft_record(call.provider, call.dialect, self._host, self._client, asked, model)
+        known = draft_record if asked is None or len(asked) <= MODEL_LETTERS_MAX else draft_record.__wrapped__
+        draft = known(call.provider, call.dialect, self._host, self._client, asked, model)
         self._parts.outbox.start(self._id, self._written_like(draft, self._started))
         reader = request_reader(call)
         if reader is not None:

@@ -26,4 +26,10 @@ class Outbox(Protocol):
 def restored(draft: dict[str, object]) -> dict[str, object]:
     """Make a record of a draft: counts may stand there as the provider said them, because that is quicker to write."""
     said = draft.get("usage")
-    return draft | {"usage": counts_said(str(draft.get("dialect")), said)} if isinstance(said, list) else draft
+    if not isinstance(said, list):
+        return draft
+    try:
+        counts = counts_said(str(draft.get("dialect")), said)
+    except ValueError:
+        counts = {}  # who wrote it listed other counts; raising would keep all that it left from the ledger for ever
+    return draft | {"usage": counts}

@@ -15,6 +15,8 @@ from services.events.usage import Outcome
 
 # A process has some hundred clients and some dozen hosts at most that it meets again and again.
 _REMEMBERED_MAX = 256
+# A longer name of a model is none, and a path may be as long as a head: it is not remembered.
+MODEL_LETTERS_MAX = 512
 _MEMBERS = ("schema", *(field.name for field in fields(UsageRecorded)))
 _UNREADABLE = Outcome.UNREADABLE.value
 _TRUNCATED = Outcome.TRUNCATED.value

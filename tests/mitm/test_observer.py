@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 import services.mitm.observer as observer_module
+from services.mitm.records import draft_record
 from tests.support.mitm import Mitm, post, response
+from tests.support.observing import Observing
 from tests.support.raw_upstream import answering, server_context
 from tests.support.tls_end import WAIT_S, TlsEnd, unread_bytes
 
@@ -361,3 +363,18 @@ def test_a_working_directory_that_is_not_unicode_does_not_matter(proxy: Mitm, tm
     subprocess.run(command, cwd=folder, check=True, timeout=20)
     [record] = proxy.outbox.of(host)
     assert record["client"]["cwd"].endswith("/caf\ufffd")
+
+
+def test_only_names_that_a_model_can_have_are_remembered() -> None:
+    """A path may be as long as a head: some hundred of those would be kept for good."""
+    draft_record.cache_clear()
+    observing, known = Observing(), []
+    for name in ("gemini-of-this-test", "m" * 10_000):
+        head = f"POST /v1beta/models/{name}:streamGenerateContent HTTP/1.1\r\nhost: a\r\n\r\n".encode()
+        for _ in range(2):
+            observing.observe("generativelanguage.googleapis.com", head, 0.0)
+            known.append(draft_record.cache_info().currsize)
+    assert known == [1, 1, 1, 1]
+    assert [each["request_model"] for each in observing.drafts().values()] == ["gemini-of-this-test"] * 2 + [
+        "m" * 10_000
+    ] * 2
