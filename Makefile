@@ -1,7 +1,7 @@
 # What one does in a checkout. Each target does its own set-up: it needs Python 3.11 or newer, make, and the registries.
 
 # The system's own Python if it will do: distributions build theirs with a profile of what programs do, which others (pyenv
-# for one) leave out unless they are told to. That is worth a seventh of what a request costs.
+# for one) leave out unless they are told to. That is worth a tenth of what a request costs.
 SYSTEM_PYTHON := /usr/bin/python3
 CAN_RUN_US := import ensurepip, sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell $(SYSTEM_PYTHON) -c '$(CAN_RUN_US)' 2>/dev/null && echo $(SYSTEM_PYTHON) || echo python3)
