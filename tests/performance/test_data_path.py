@@ -32,12 +32,12 @@ MODEL_ANSWER = (
 
 # Python's and built-in calls for one event with counts that comes alone, for each of three clients', for each of 25
 # that come together, and for one exchange that nobody reads.
-EVENT_CALLS = 64
-SHARED_EVENT_CALLS = 50
+EVENT_CALLS = 51
+SHARED_EVENT_CALLS = 39
 CROWDED_EVENT_CALLS = 9.8
-EXCHANGE_CALLS = 174
+EXCHANGE_CALLS = 126
 # The same for a call of a model with a short request and its answer in one piece, from draft to record.
-MODEL_CALL_CALLS = 450
+MODEL_CALL_CALLS = 406
 CROWD = 25
 
 
