@@ -62,7 +62,7 @@ class Exchange:
 
     def __init__(self) -> None:
         self._socket: SocketObservation | None = None
-        self.response_ahead = b""
+        self.response_ahead = bytearray()
         self.awaits_event = False
         self.held = b""
         self.clear()
@@ -152,6 +152,21 @@ class Exchange:
         self.response_body = body_of(response)
         return self.follow_response(data, view, start, size, now)
 
+    def head_continued(self, data: memoryview, bytes_max: int) -> bytearray | None:
+        """
+        Take what comes behind `response_ahead`.
+
+        Returns:
+            All of it, for `begin_response`; None as long as there is nothing more to be read in it.
+        """
+        ahead = self.response_ahead
+        looked = max(0, len(ahead) - 3)
+        ahead += data
+        if ahead.find(b"\r\n\r\n", looked) < 0 and len(ahead) <= bytes_max:
+            return None
+        self.response_ahead = bytearray()
+        return ahead
+
     def _read_heads(self, data: bytearray, view: memoryview, size: int, bytes_max: int, request_method: str) -> int:
         """Read heads, interim ones included, until `response` is set; return where the last whole one of them ends."""
         start = 0
@@ -160,7 +175,7 @@ class Exchange:
             if (end if end >= 0 else size) - start > bytes_max:
                 raise HttpInvalid(f"response head exceeds {bytes_max} bytes")
             if end < 0:
-                self.response_ahead = bytes(view[start:size])
+                self.response_ahead = bytearray(view[start:size])
                 return start
             end += 4
             response = read_response_head(bytes(view[start:end]), request_method=request_method)

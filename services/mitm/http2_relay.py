@@ -13,6 +13,7 @@ from services.mitm.http2_exchange import Exchange
 from services.mitm.http2_flow import Side
 from services.mitm.known_peer import KnownPeer, Peer
 from services.mitm.observation import INTERNAL, Abort
+from services.mitm.observer import observe
 from services.mitm.relay import LINGER_S
 from services.mitm.stream import BROKEN_OFF, NOTHING_YET, Stream, TlsFailed
 from services.mitm.upstream import Route, UpstreamFailed
@@ -173,8 +174,8 @@ class Http2Relay:
         if not self._spoke:
             self._spoke = True
             self._owner.client_spoke(self._route.host)
-        request = request_head_of(head)
-        observation = self._wiring.observe(self._route.host, request, self._peer)
+        request, wiring = request_head_of(head), self._wiring
+        observation = observe(self._route.host, request, self._peer, wiring.poller.now, wiring.observer_parts)
         exchange = Exchange(head, self._route.host, self._client, observation, self._wiring, self)
         self._exchanges[head.stream_id] = exchange
         if request.method == "CONNECT":

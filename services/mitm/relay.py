@@ -13,6 +13,7 @@ from functools import partial
 from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
 from services.mitm.known_peer import KnownPeer, Peer
 from services.mitm.observation import INTERNAL, Abort
+from services.mitm.observer import observe
 from services.mitm.passage import NO_PASSAGE, open_passage
 from services.mitm.refusal import refusal
 from services.mitm.stream import BACKLOG_BYTES_MAX, BROKEN_OFF, ENDED, NOTHING_YET, Stream, TlsFailed
@@ -167,7 +168,7 @@ class Relay:
             self._has_spoken = True
             self._owner.client_spoke(self._route.host)
         exchange, wiring = self._exchange, self._wiring
-        observation = wiring.observe(self._route.host, request, self._peer)
+        observation = observe(self._route.host, request, self._peer, self._poller.now, wiring.observer_parts)
         try:
             end = exchange.begin(request, observation, data, view, head_end, size)
         except HttpInvalid as error:
@@ -253,12 +254,10 @@ class Relay:
                 self._upstream_gone(size)
             return
         exchange = self._exchange
-        if exchange.response_ahead:
-            data = bytearray(exchange.response_ahead) + self._view[:size]
-            exchange.response_ahead = b""
-            self._take_response_head(upstream, data, memoryview(data), len(data))
-        else:
+        if not exchange.response_ahead:
             self._take_response_head(upstream, self._plain, self._view, size)
+        elif (head := exchange.head_continued(self._view[:size], self._wiring.limits.head_bytes_max)) is not None:
+            self._take_response_head(upstream, head, memoryview(head), len(head))
         # close_notify came in the same read as the last data: nothing more will be readable to say so.
         if upstream.ended and self._upstream is upstream:
             self._upstream_gone(ENDED)

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from services.mitm.config import HostList
-from services.mitm.known_peer import KnownPeer
-from services.mitm.observation import Observation, ObserverParts
-from services.mitm.observer import observe
+from services.mitm.observation import ObserverParts
 from services.mitm.poller import Poller
 from services.mitm.stream import Scratch, Stream
 from services.mitm.upstream import Pool, Route, UpstreamFailed
 from services.runtime.logs import Logs
 from services.runtime.settings import MitmSettings
-from services.wire.http1 import RequestHead
 
 _Relay = TypeVar("_Relay", contravariant=True)
 
@@ -65,7 +62,3 @@ class Wiring:
     dial: Callable[[Route, AwaitsUpstream], None]
     dial_http2: Callable[[Route, AwaitsUpstream], None]
     dial_tunnel: Callable[[Route, AwaitsUpstream], None]
-
-    def observe(self, host: str, request: RequestHead, peer: KnownPeer) -> Observation:
-        """Begin to observe an exchange."""
-        return observe(host, request, peer, self.poller.now, self.observer_parts)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from services.mitm.exchange import Exchange
 from services.mitm.observation import Abort
-from services.wire.http1 import HttpInvalid, read_request_head
+from services.wire.http1 import HttpInvalid, ResponseHead, read_request_head
+from services.wire.usual_head import usual_response_head
 from tests.support.mitm import get, post
 from tests.support.observing import Observing
 
@@ -35,8 +36,12 @@ class Passing:
 
     def begin_response(self, piece: bytes, now: float = 11.0) -> tuple[int, bytes]:
         """Begin with what was kept and `piece`; return how far that may be forwarded, and all of it."""
-        data = bytearray(self.exchange.response_ahead + piece)
-        self.exchange.response_ahead = b""
+        data: bytearray | None = bytearray(piece)
+        if self.exchange.response_ahead:
+            data = self.exchange.head_continued(memoryview(piece), HEAD_BYTES_MAX)
+            if data is None:
+                return 0, b""
+        assert data is not None
         return self.exchange.begin_response(data, memoryview(data), len(data), HEAD_BYTES_MAX, now), bytes(data)
 
     def follow_request(self, piece: bytes) -> int:
@@ -66,6 +71,33 @@ def test_heads_may_be_cut_anywhere(cut: int) -> None:
         end, data = passing.begin_response(heads[cut:] + ANSWER)
         assert data[:end].endswith(FINAL + ANSWER)
     assert passing.exchange.response is not None and passing.exchange.response.status == 200
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 7])
+def test_a_head_that_drips_in_is_read_once(monkeypatch: pytest.MonkeyPatch, pieces: int) -> None:
+    """Not at each piece from its start."""
+    heads, looks = INTERIM + FINAL, []
+
+    def look(data: bytearray, size: int, bytes_max: int) -> tuple[ResponseHead, int] | None:
+        looks.append(size)
+        return usual_response_head(data, size, bytes_max)
+
+    monkeypatch.setattr("services.mitm.exchange.usual_response_head", look)
+    passing = Passing(post(HOST, BODY))
+    for start in range(0, len(heads), pieces):
+        passing.begin_response(heads[start : start + pieces])
+    assert passing.exchange.response is not None
+    # The first piece, and each head where it ends.
+    assert len(looks) <= 4
+
+
+def test_a_head_without_an_end_has_a_limit() -> None:
+    """However it comes."""
+    passing = Passing(post(HOST, BODY))
+    with pytest.raises(HttpInvalid, match=f"exceeds {HEAD_BYTES_MAX} bytes"):
+        passing.begin_response(b"HTTP/1.1 200 OK\r\nx: ")
+        for _ in range(HEAD_BYTES_MAX):
+            passing.begin_response(b"x")
 
 
 def test_an_exchange_ends_with_its_record() -> None:

@@ -4,11 +4,8 @@ import dataclasses
 
 import pytest
 
-from services.events.exchange import Client
-from services.mitm.known_peer import KnownPeer
 from services.mitm.wiring import Wiring
-from services.wire.http1 import read_request_head
-from tests.support.mitm import Mitm, get
+from tests.support.mitm import Mitm
 
 
 def test_the_parts_are_joined_once(proxy: Mitm) -> None:
@@ -16,18 +13,3 @@ def test_the_parts_are_joined_once(proxy: Mitm) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         proxy.wiring.pool = proxy.pool  # type: ignore[misc]
     assert isinstance(proxy.wiring, Wiring)
-
-
-def test_an_observation_begins_at_the_pollers_time(proxy: Mitm) -> None:
-    """Which is what its end is measured against."""
-
-    class Nobody:
-        def client(self) -> Client:
-            return Client()
-
-    def observe() -> tuple[float, float]:
-        observation = proxy.wiring.observe("h", read_request_head(get("h")), KnownPeer(Nobody()))
-        return observation._started, proxy.poller.now
-
-    started, now = proxy.call(observe)
-    assert started == now
