@@ -96,7 +96,7 @@ def completions_page(rows: Sequence[SumRow], page: BucketPage, group_by: Sequenc
         assert row.period is not None
         start_us = start_of(row.level, row.period) // page.width.width_us * page.width.width_us
         sums = buckets.setdefault(start_us, {}).setdefault(key(row), {})
-        sums[row.measure] = sums.get(row.measure, 0) + row.sum.total
+        sums[row.measure] = sums.get(row.measure, 0) + row.total
     return {
         "object": "page",
         "data": [

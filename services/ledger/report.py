@@ -19,13 +19,14 @@ REPORT_SCHEMA = "wiremeter.usage-report/1"
 
 
 class SumRow(NamedTuple):
-    """One sum; `period` is None where nobody asked for periods."""
+    """A `Sum`; `period` is None where nobody asked for periods."""
 
     level: Level
     period: int | None
     series: Series
     measure: str
-    sum: Sum
+    total: Number
+    reported: int
 
 
 class ExchangeRow(NamedTuple):
@@ -55,10 +56,14 @@ class _Group:
         self._reported: dict[str, int] = {}
         self._outcomes: dict[str, int] = {}
 
-    def add(self, series: Series, measure: str, value: Sum) -> None:
-        total, reported = value
-        self._totals[measure] = self._totals.get(measure, 0) + total
-        self._reported[measure] = self._reported.get(measure, 0) + reported
+    def add(self, series: Series, measure: str, total: Number, reported: int) -> None:
+        totals = self._totals
+        if measure in totals:
+            totals[measure] += total
+            self._reported[measure] += reported
+        else:
+            totals[measure] = total
+            self._reported[measure] = reported
         if measure == RESPONSES:
             self._outcomes[series.outcome] = self._outcomes.get(series.outcome, 0) + reported
 
@@ -113,9 +118,9 @@ def usage_report(
         },
     }
     # Nothing but a group by time needs the periods: of a year of hours there are ten thousand times fewer sums then.
-    found: defaultdict[tuple[Series, str], list[Sum]] = defaultdict(list)
-    for _, _, series, measure, value in rows:
-        found[series, measure].append(value)
+    found: defaultdict[tuple[Series, str], list[tuple[Number, int]]] = defaultdict(list)
+    for _, _, series, measure, total, reported in rows:
+        found[series, measure].append((total, reported))
     sums = {key: Sum(*map(sum, zip(*values, strict=True))) for key, values in found.items()}
     report["totals"] = _totals(sums)
     for group in dict.fromkeys(("model", "client", *groups)):
@@ -138,7 +143,7 @@ def usage_report(
 def _totals(sums: Mapping[tuple[Series, str], Sum]) -> dict[str, object]:
     whole = _Group()
     for (series, measure), value in sums.items():
-        whole.add(series, measure, value)
+        whole.add(series, measure, *value)
     return whole.members()
 
 
@@ -147,7 +152,7 @@ def _parts(
 ) -> list[dict[str, object]]:
     groups: dict[tuple[tuple[str, object], ...], _Group] = {}
     for (series, measure), value in sums.items():
-        groups.setdefault(tuple(key(series).items()), _Group()).add(series, measure, value)
+        groups.setdefault(tuple(key(series).items()), _Group()).add(series, measure, *value)
     ordered = sorted(groups.items(), key=lambda item: (-item[1].requests, str(item[0])))
     return [{**dict(names), **group.members()} for names, group in ordered]
 
@@ -155,11 +160,11 @@ def _parts(
 def _parts_by_time(rows: Iterable[SumRow], name: str, wanted: Level) -> list[dict[str, object]]:
     periods: dict[tuple[Level, int | None], _Group] = {}
     groups: dict[str, _Group] = {}
-    for level, period, series, measure, value in rows:
+    for level, period, series, measure, total, reported in rows:
         group = periods.get((level, period))
         if group is None:
             # Several periods may be of one group: rows and hours of one day.
             group = groups.setdefault(_start(level, period, wanted), _Group())
             periods[level, period] = group
-        group.add(series, measure, value)
+        group.add(series, measure, total, reported)
     return [{name: start, **group.members()} for start, group in sorted(groups.items())]

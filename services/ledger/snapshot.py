@@ -5,6 +5,7 @@ Knows the tables (services.ledger.schema), not the database: `store` lends it a 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -12,8 +13,13 @@ import orjson
 from services.ledger.entry import ExchangeSeries, Series, members_from
 from services.ledger.periods import END_US, HOUR_US, WIDTHS_US, Level, Span, cover, period_of, start_of
 from services.ledger.report import ExchangeRow, SumRow
-from services.ledger.rollups import Sum, add_up_alike, add_up_at
+from services.ledger.rollups import add_up_alike, add_up_at
 from services.ledger.window import text_from
+
+# Without the function in Python that a named tuple has between its class and a tuple: there are tens of thousands.
+_row: Callable[[tuple[object, ...]], SumRow] = partial(tuple.__new__, SumRow)
+_AS_IT_IS = "{}"
+_SUMS = "sum(total), sum(reported)"
 
 
 class Snapshot:
@@ -45,12 +51,14 @@ class Snapshot:
             if span.level is Level.ROW:
                 rows += self._sums_of_rows(span, series, level, period.format("at_unix_us"))
                 continue
+            # What stays as it is needs no adding up: that takes half as long again as reading it.
+            columns, group = ("total, reported", "") if period == _AS_IT_IS else (_SUMS, " GROUP BY 1, 2, 3")
             sums = self._execute(
-                f"SELECT {period.format('period')}, series, measure, sum(total), sum(reported) FROM rollup"
-                " WHERE level = ? AND period >= ? AND period < ? GROUP BY 1, 2, 3",
+                f"SELECT {period.format('period')}, series, measure, {columns} FROM rollup"
+                f" WHERE level = ? AND period >= ? AND period < ?{group}",
                 span,
             )
-            rows += [SumRow(level, p, series[s], names[m], Sum(total, n)) for p, s, m, total, n in sums]
+            rows += [_row((level, p, series[s], names[m], total, n)) for p, s, m, total, n in sums]
         return rows
 
     def _answerable(self, spans: Iterable[Span]) -> Iterator[Span]:
@@ -88,7 +96,7 @@ class Snapshot:
         )
         sums = add_up_at(Level.MONTH, ((at, series[n], orjson.loads(counts)) for at, n, counts in found))
         return [
-            SumRow(Level.MONTH, None, each, measure, value)
+            _row((Level.MONTH, None, each, measure, *value))
             for (_, each), measures in sums.items()
             for measure, value in measures.items()
         ]
@@ -103,7 +111,7 @@ class Snapshot:
         rows: list[SumRow] = []
         for number, n, counts in found:
             sums = add_up_alike(series[n].outcome, orjson.loads(f"[{counts}]"))
-            rows += [SumRow(level, number, series[n], measure, value) for measure, value in sums.items()]
+            rows += [_row((level, number, series[n], measure, *value)) for measure, value in sums.items()]
         return rows
 
     def exchanges(self, since_us: int, until_us: int) -> list[ExchangeRow]:
@@ -132,5 +140,5 @@ def _period_sql(level: Level, by: Level | None) -> tuple[Level, str]:
     if by is None:
         return level, "NULL"
     if level >= by:
-        return level, "{}"
+        return level, _AS_IT_IS
     return by, f"{{}} / {WIDTHS_US[by] // WIDTHS_US[level]}"

@@ -6,7 +6,6 @@ from services.ledger.completions import completions_page, page_from
 from services.ledger.entry import Series
 from services.ledger.periods import DAY_US, Level
 from services.ledger.report import SumRow
-from services.ledger.rollups import Sum
 from services.ledger.window import LedgerQueryInvalid
 
 DAY_S = 86_400
@@ -16,7 +15,7 @@ MODEL = Series("openai", "gpt-5", None, None, "ok")
 def test_a_page_has_a_bucket_for_every_day_empty_or_not() -> None:
     """Its results are null where there is nothing to say, as in the original."""
     page = page_from(DAY_S + 5, 3 * DAY_S, "1d", None, None)
-    rows = [SumRow(Level.DAY, 1, MODEL, name, Sum(n, 2)) for name, n in [("#responses", 2), ("input_tokens", 9)]]
+    rows = [SumRow(Level.DAY, 1, MODEL, name, n, 2) for name, n in [("#responses", 2), ("input_tokens", 9)]]
     answer = completions_page(rows, page, ["model"])
     assert answer == {
         "object": "page",
@@ -65,7 +64,7 @@ def test_pages_follow_each_other_without_gap() -> None:
 def test_models_are_one_result_unless_grouped() -> None:
     """Sums over everything, with model null."""
     page = page_from(0, DAY_S, "1d", None, None)
-    rows = [SumRow(Level.DAY, 0, MODEL._replace(model=name), "#responses", Sum(1, 1)) for name in ("a", "b")]
+    rows = [SumRow(Level.DAY, 0, MODEL._replace(model=name), "#responses", 1, 1) for name in ("a", "b")]
     (result,) = completions_page(rows, page, [])["data"][0]["results"]  # type: ignore[index]
     assert (result["model"], result["num_model_requests"]) == (None, 2)
 

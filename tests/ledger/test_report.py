@@ -3,7 +3,6 @@
 from services.ledger.entry import ExchangeSeries, Series
 from services.ledger.periods import HOUR_US, Level
 from services.ledger.report import ExchangeRow, SumRow, Window, usage_report
-from services.ledger.rollups import Sum
 
 FLASH = Series("gcp.gen_ai", "gemini-3-flash", "antigravity", 998, "ok")
 BROKEN = FLASH._replace(outcome="truncated", label=None)
@@ -12,7 +11,7 @@ EVERYTHING = Window(since_us=None, until_us=None)
 
 
 def row(series: Series, measure: str, total: int, reported: int, hour: int | None = None) -> SumRow:
-    return SumRow(Level.HOUR, hour, series, measure, Sum(total, reported))
+    return SumRow(Level.HOUR, hour, series, measure, total, reported)
 
 
 ROWS = [
