@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from services.events.exchange import Client
-from services.mitm.known_peer import KnownPeer
 from services.mitm.wiring import Wiring
 from services.wire.http1 import read_request_head
 from tests.support.mitm import Mitm, get
+from tests.support.observing import peer_like
 
 
 def test_the_parts_are_joined_once(proxy: Mitm) -> None:
@@ -21,12 +21,8 @@ def test_the_parts_are_joined_once(proxy: Mitm) -> None:
 def test_an_observation_begins_at_the_pollers_time(proxy: Mitm) -> None:
     """Which is what its end is measured against."""
 
-    class Nobody:
-        def client(self) -> Client:
-            return Client()
-
     def observe() -> tuple[float, float]:
-        observation = proxy.wiring.observe("h", read_request_head(get("h")), KnownPeer(Nobody()))
+        observation = proxy.wiring.observe("h", read_request_head(get("h")), peer_like(Client()))
         return observation._started, proxy.poller.now
 
     started, now = proxy.call(observe)
