@@ -35,7 +35,7 @@ async def mitm(process: Process) -> None:
     config = MitmConfig.from_settings(process.settings, process.state)
     logs = process.logs
     loop = asyncio.get_running_loop()
-    keystore = Keystore(config, logs, lambda: datetime.now(UTC), loop.call_soon)
+    keystore = Keystore(config, logs, partial(datetime.now, UTC), loop.call_soon)
     addresses = Addresses(config.run_directory)
     journal = Journal.open(config.journal_directory, process.name, restore=restored)
     publisher = ExchangePublisher(journal, addresses, logs)

@@ -8,16 +8,17 @@ through unopened to where the client wanted to go. What is neither TLS nor CONNE
 import base64
 import binascii
 import ipaddress
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from services.events.exchange import Client
 from services.mitm.config import CANARY_HOST
-from services.mitm.peer import Address, Owner, PeerDirectory
+from services.mitm.known_peer import KnownPeer
+from services.mitm.peer import Address
 from services.mitm.refusal import refusal
 from services.mitm.relay import LINGER_S, Relay
-from services.mitm.stream import NOTHING_YET, Stream, TlsFailed
+from services.mitm.stream import NOTHING_YET, Stream, TlsContext, TlsFailed
 from services.mitm.tunnel import Tunnel, tunnel_record
 from services.mitm.upstream import Route, UpstreamFailed
 from services.mitm.wiring import Wiring
@@ -77,24 +78,6 @@ def _route(host: str, port: int, original: Address | None) -> Route:
     return Route(host=host, port=port, original=original)
 
 
-class ConnectionPeer:
-    """Who made one connection; the process is looked up when it is first asked for."""
-
-    __slots__ = ("_client", "_directory", "_owner", "name")
-
-    def __init__(self, owner: Owner | None, directory: PeerDirectory) -> None:
-        self._owner = owner
-        self._directory = directory
-        self._client: Client | None = None
-        self.name: ClientName | None = None
-
-    def client(self) -> Client:
-        """Describe the client: credentials that it sent name it, else what it was started with."""
-        if self._client is None:
-            self._client = self._directory.client_of(self._owner, self.name) if self._owner else Client()
-        return self._client
-
-
 class Arrivals(Protocol):
     """The server, as an arrival sees it."""
 
@@ -116,8 +99,9 @@ class Arrivals(Protocol):
     def client_spoke(self, host: str) -> None:
         """A client has made a request, so that it trusts us."""
 
-    def start_tls(self, stream: Stream, host: str, http2: bool, received: bytes) -> None:
-        """Put the server side of TLS on the stream, with a leaf for `host` and the protocol; see `Stream.start_tls`."""
+    @property
+    def server_context(self) -> Callable[[str, bool], TlsContext]:
+        """Returns the TLS context that shows a leaf for a host, and speaks HTTP/2 or not."""
 
 
 class Arrival:
@@ -141,7 +125,7 @@ class Arrival:
     )
 
     def __init__(
-        self, stream: Stream, peer: ConnectionPeer, original: Address | None, wiring: Wiring, arrivals: Arrivals
+        self, stream: Stream, peer: KnownPeer, original: Address | None, wiring: Wiring, arrivals: Arrivals
     ) -> None:
         self._stream = stream
         self._peer = peer
@@ -307,39 +291,43 @@ class Arrival:
 
     def _intercept(self, route: Route, http2: bool) -> None:
         self._http2 = http2
-        self._arrivals.start_tls(self._stream, route.host, http2, self._received)
+        context = self._arrivals.server_context(route.host, http2)
+        self._stream.start_tls(context, server_side=True, received=self._received)
         self._received = b""
         self._phase = _HANDSHAKE
-        self.deadline = self._wiring.poller.now + self._wiring.limits.handshake_timeout_s
-        self._shake_hands()
+        wiring = self._wiring
+        self.deadline = wiring.poller.now + wiring.limits.handshake_timeout_s
+        self._shake_hands(route)
 
     def _on_handshake(self) -> None:
+        route = self._route
+        assert route is not None
         size = self._stream.receive_handshake()
         if size > 0:
-            self._shake_hands()
+            self._shake_hands(route)
         elif size != NOTHING_YET:
-            assert self._route is not None
-            self._wiring.logs.info("handshake.abandoned", host=self._route.host)
-            self._arrivals.client_left_silently(self._route.host)
+            self._wiring.logs.info("handshake.abandoned", host=route.host)
+            self._arrivals.client_left_silently(route.host)
             self._end()
 
-    def _shake_hands(self) -> None:
-        assert self._route is not None
+    def _shake_hands(self, route: Route) -> None:
         try:
             if not self._stream.handshake():
                 return
         except TlsFailed as error:
-            self._handshake_failed(self._route.host, str(error))
+            self._handshake_failed(route.host, str(error))
             return
         self._phase = _OVER
         upstream, self._upstream = self._upstream, None
-        relay = self._relay(self._route, upstream)
+        relay: Relay | Http2Relay
+        if self._http2:
+            relay = self._http2_relay(route, upstream)
+        else:
+            relay = Relay(self._stream, route, self._peer, self._wiring, self._arrivals)
         self._arrivals.arrival_became(self, relay)
         relay.receive_early()
 
-    def _relay(self, route: Route, upstream: Stream | None) -> "Relay | Http2Relay":
-        if not self._http2:
-            return Relay(self._stream, route, self._peer, self._wiring, self._arrivals)
+    def _http2_relay(self, route: Route, upstream: Stream | None) -> "Http2Relay":
         # h2 and its kin: 2 MiB and 20 ms that few processes ever need.
         from services.mitm.http2_relay import Http2Relay
 

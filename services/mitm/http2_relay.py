@@ -11,7 +11,7 @@ from enum import Enum
 
 from services.mitm.http2_exchange import Exchange
 from services.mitm.http2_flow import Side
-from services.mitm.known_peer import KnownPeer, Peer
+from services.mitm.known_peer import KnownPeer
 from services.mitm.observation import INTERNAL, Abort
 from services.mitm.observer import observe
 from services.mitm.relay import LINGER_S
@@ -74,12 +74,12 @@ class Http2Relay:
         self,
         client: Stream,
         route: Route,
-        peer: Peer,
+        peer: KnownPeer,
         wiring: Wiring,
         owner: RelayOwner["Http2Relay"],
         upstream: Stream | None = None,
     ) -> None:
-        self._peer = KnownPeer(peer)
+        self._peer = peer
         self._route = route
         self._wiring = wiring
         self._owner = owner

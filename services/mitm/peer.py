@@ -118,25 +118,25 @@ class PeerDirectory:
             _REQUEST.pack(_REQUEST_START, sequence, _REQUEST_END[family])
             + _ADDRESSES.pack(near[1], far[1], inet_pton(family, near[0]), inet_pton(family, far[0]), _NO_COOKIE)
         )
-        kind, answered, uid, inode = 0, -1, 0, 0
-        while answered != sequence:  # an answer that came too late last time is passed over
-            netlink.recv_into(self._answer)
+        answer = self._answer
+        while True:
+            netlink.recv_into(answer)
             # One that says that there is no such socket is shorter: then the rest is of another, and not looked at.
-            kind, answered, uid, inode = _ANSWER.unpack_from(self._answer)
-        if kind != _SOCK_DIAG_BY_FAMILY:
-            return None  # NLMSG_ERROR: no such socket
-        return Owner(uid, inode)
+            kind, answered, uid, inode = _ANSWER.unpack_from(answer)
+            if answered == sequence:  # else it came too late last time
+                return Owner(uid, inode) if kind == _SOCK_DIAG_BY_FAMILY else None  # NLMSG_ERROR: no such socket
 
     # -- the process -------------------------------------------------------
 
     def _holder_of(self, owner: Owner) -> "_Process | None":
         uid, inode = owner
         wanted = b"socket:[%d]" % inode
+        remembered = self._remembered
         found = None
         gone: list[int] = []
-        for process in reversed(self._remembered.values()):
+        for process in reversed(remembered.values()):
             try:
-                if process.uid() == uid and process.holds_again(wanted):
+                if process.uid == uid and process.holds_again(wanted):
                     found = process
                     break
             except ProcessLookupError:
@@ -145,7 +145,7 @@ class PeerDirectory:
             self._forget(pid)
         if found is None:
             return self._search(uid, wanted)
-        self._remembered.move_to_end(found.pid)
+        remembered.move_to_end(found.pid)
         return found
 
     def _search(self, uid: int, wanted: bytes) -> "_Process | None":
@@ -179,6 +179,8 @@ class PeerDirectory:
                 process = self._remembered[pid] = _Process(pid)
                 if len(self._remembered) > _REMEMBERED_MAX:
                     self._forget(next(iter(self._remembered)))
+            else:
+                process.look_at_user()
             if not process.holds(number, wanted):
                 return None
         except OSError:
@@ -198,9 +200,13 @@ class _Process:
     A process, by a descriptor of its directory in /proc.
 
     Once it has gone, whatever has its number then, reading through that raises ProcessLookupError.
+
+    Attributes:
+        uid: Its user when it was last found by a search. One that became another user's is searched for again: its new
+            connections are that user's.
     """
 
-    __slots__ = ("_directory", "_lately", "_name", "_named_as", "pid")
+    __slots__ = ("_directory", "_lately", "_name", "_named_as", "pid", "uid")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -210,13 +216,14 @@ class _Process:
         self._lately: dict[bytes, int] = {}
         self._name: ClientName | None = None
         self._named_as: bytes | None = None
+        self.look_at_user()
 
     def close(self) -> None:
         os.close(self._directory)
 
-    def uid(self) -> int:
-        """Return its user; of one that has gone that is root."""
-        return os.fstat(self._directory).st_uid
+    def look_at_user(self) -> None:
+        """See whose process it is."""
+        self.uid = os.fstat(self._directory).st_uid
 
     def has_gone(self) -> bool:
         try:

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import partial
 
 from services.mitm.exchange import SWITCHING_PROTOCOLS, Exchange
-from services.mitm.known_peer import KnownPeer, Peer
+from services.mitm.known_peer import KnownPeer
 from services.mitm.observation import INTERNAL, Abort
 from services.mitm.observer import observe
 from services.mitm.passage import NO_PASSAGE, open_passage
@@ -72,14 +72,15 @@ class Relay:
         "deadline",
     )
 
-    def __init__(self, client: Stream, route: Route, peer: Peer, wiring: Wiring, owner: RelayOwner["Relay"]) -> None:
+    def __init__(
+        self, client: Stream, route: Route, peer: KnownPeer, wiring: Wiring, owner: RelayOwner["Relay"]
+    ) -> None:
         self._client = client
-        self._peer = KnownPeer(peer)
+        self._peer = peer
         self._route = route
         self._wiring = wiring
         self._owner = owner
-        self._plain = wiring.scratch.plain
-        self._view = wiring.scratch.plain_view
+        self._plain, self._view = wiring.scratch.plain, wiring.scratch.plain_view
         self._poller = wiring.poller
         self._idle_timeout_s = wiring.limits.idle_timeout_s
         self._ahead = bytearray()

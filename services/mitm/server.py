@@ -17,13 +17,15 @@ import ssl
 import struct
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from services.events.lifecycle import Missing
-from services.mitm.arrival import Arrival, ConnectionPeer
+from services.mitm.arrival import Arrival
 from services.mitm.config import MitmConfig
+from services.mitm.known_peer import KnownPeer
 from services.mitm.peer import Address, PeerDirectory
 from services.mitm.relay import Relay
 from services.mitm.stream import Stream
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
 
 # linux/netfilter_ipv4.h and netfilter_ipv6/ip6_tables.h
 _SO_ORIGINAL_DST = 80
+# An attribute of a module, and a member of an enum behind it, take longer than a name.
+_SOL_IP = int(socket.SOL_IP)
+_SOL_IPV6 = int(socket.IPPROTO_IPV6)
+_STREAM = int(socket.SOCK_STREAM)
+_FAMILY_OF_DESCRIPTOR = -1  # socket(3): Python asks for the descriptor's own name anyway, which says it
 # Per wake-up. Each may have said hello already: 32 handshakes would keep everybody else waiting for ten milliseconds.
 _ACCEPTED_AT_ONCE = 8
 _BACKLOG = 1024
@@ -70,13 +77,14 @@ class Server:
         self._config = config
         self._wiring = wiring
         self._dialer = dialer
-        self._server_context = server_context
+        self.server_context = server_context  # see `Arrivals`
         self._peers = peers
+        self._connections_max = config.limits.connections_max
         self._listening: list[socket.socket] = []
         self._lock: int | None = None
         self._live: set[Arrival | Relay | Http2Relay | Tunnel] = set()
         self._ticking: asyncio.TimerHandle | None = None
-        self._ticks_at = 0.0
+        self._ticks_at = inf
         self._admitted: set[int] = {0, os.geteuid()}
         self._connections = 0
         self._refused = 0
@@ -143,23 +151,26 @@ class Server:
         original = original_address(sock, here)
         goal: Address = original or here[:2]
         owner = self._peers.owner_of(near, goal)
+        wiring, live = self._wiring, self._live
         problem = None
-        if len(self._live) >= self._config.limits.connections_max:
-            problem = f"{len(self._live)} connections exceed {self._config.limits.connections_max}"
+        if len(live) >= self._connections_max:
+            problem = f"{len(live)} connections exceed {self._connections_max}"
         elif (near, goal) in self._dialer.own_connections:
             problem = "the connection is our own, going in a circle"
         elif owner is None or not (owner.uid in self._admitted or self._admits(owner.uid)):
             problem = f"user {owner.uid if owner else 'unknown'} is not admitted"
-        stream = Stream(sock, self._wiring.poller, self._wiring.scratch)
+        stream = Stream(sock, wiring.poller, wiring.scratch)
         if problem is not None:
             self._refused += 1
-            self._wiring.logs.warning("connection.refused", reason=problem)
+            wiring.logs.warning("connection.refused", reason=problem)
             stream.abort()
             return
+        assert owner is not None
         self._connections += 1
-        arrival = Arrival(stream, ConnectionPeer(owner, self._peers), original, self._wiring, self)
-        self._live.add(arrival)
-        self._start_ticking()
+        arrival = Arrival(stream, KnownPeer(owner, self._peers), original, wiring, self)
+        live.add(arrival)
+        if self._ticks_at > wiring.poller.now + _TICK_S:
+            self._start_ticking()
         # Clients speak first, and many have while we asked who it is.
         self._guarded(arrival, arrival.on_readable)
 
@@ -201,10 +212,6 @@ class Server:
         """See `Arrivals`."""
         self._silent.pop(host, None)
 
-    def start_tls(self, stream: Stream, host: str, http2: bool, received: bytes) -> None:
-        """See `Arrivals`."""
-        stream.start_tls(self._server_context(host, http2), server_side=True, received=received)
-
     # -- dialling ----------------------------------------------------------
 
     async def dial(self, route: Route, awaits: AwaitsUpstream, *, tls: bool, http2: bool = False) -> None:
@@ -240,15 +247,13 @@ class Server:
     def _start_ticking(self, ticks: int = 1) -> None:
         at = self._wiring.poller.now + ticks * _TICK_S
         if self._ticking is not None:
-            if self._ticks_at <= at:
-                return
             self._ticking.cancel()
         self._ticks_at = at
         self._ticking = asyncio.get_running_loop().call_later(ticks * _TICK_S, self._tick)
 
     def _tick(self) -> None:
         """Look for passed deadlines, only while something is alive, and less often while none is near."""
-        self._ticking = None
+        self._ticking, self._ticks_at = None, inf
         now = self._wiring.poller.now = monotonic()
         next_at = self._wiring.pool.deadline
         for each in list(self._live):
@@ -314,8 +319,7 @@ def _accepted(listening: socket.socket) -> tuple[socket.SocketType, SocketName]:
     of the interpreter for nothing that we use.
     """
     descriptor, far = listening._accept()  # type: ignore[attr-defined]  # not in typeshed; `accept` is made of it
-    family = socket.AF_INET if len(far) == 2 else socket.AF_INET6
-    return socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), far
+    return socket.SocketType(_FAMILY_OF_DESCRIPTOR, _STREAM, 0, descriptor), far
 
 
 def original_address(sock: socket.SocketType, here: SocketName) -> Address | None:
@@ -326,16 +330,22 @@ def original_address(sock: socket.SocketType, here: SocketName) -> Address | Non
     """
     try:
         if len(here) == 2:
-            raw = sock.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
-            port, packed = struct.unpack_from("!2xH4s", raw)
-            address = (socket.inet_ntop(socket.AF_INET, packed), port)
+            address = _address_in(sock.getsockopt(_SOL_IP, _SO_ORIGINAL_DST, 16))
         else:
-            raw = sock.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, 28)
-            port, packed = struct.unpack_from("!2xH4x16s", raw)
-            address = (socket.inet_ntop(socket.AF_INET6, packed), port)
+            address = _address_in(sock.getsockopt(_SOL_IPV6, _SO_ORIGINAL_DST, 28))
     except OSError:
         return None  # nothing tracks this connection
     return None if address == here[:2] else address
+
+
+@lru_cache(maxsize=256)
+def _address_in(name: bytes) -> Address:
+    """Read a `sockaddr_in` or `sockaddr_in6`; most connections go where others have gone."""
+    if len(name) == 16:
+        port, packed = struct.unpack_from("!2xH4s", name)
+        return socket.inet_ntop(socket.AF_INET, packed), port
+    port, packed = struct.unpack_from("!2xH4x16s", name)
+    return socket.inet_ntop(socket.AF_INET6, packed), port
 
 
 def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:

@@ -11,7 +11,8 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import Any
+from ssl import MemoryBIO, SSLWantReadError
+from typing import Any, TypeAlias
 
 from services.mitm.convoy import PIECE_BYTES_MAX
 from services.mitm.poller import BROKEN, READ, WRITE, Poller
@@ -25,6 +26,8 @@ _WRITE_BYTES = 64 * 1024
 # A side that is this far behind stops the other one's reading, until it has caught up.
 BACKLOG_BYTES_MAX = 256 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger, socket(7)
+
+TlsContext: TypeAlias = ssl.SSLContext  # by this name for those who only pass one on
 
 # What `receive` returns beside a number of bytes.
 NOTHING_YET = 0
@@ -52,7 +55,17 @@ class Scratch:
 
 
 class Stream:
-    """A connection's socket with its TLS state; see the module."""
+    """
+    A connection's socket with its TLS state; see the module.
+
+    Attributes:
+        on_readable, on_drained, on_failed: What `watch` was told, of which nothing is called before. The last is for a
+            handler of ours that raised: whoever owns the stream ends what it was for.
+    """
+
+    on_readable: Callable[[], None]
+    on_drained: Callable[[], None]
+    on_failed: Callable[[], None]
 
     __slots__ = (
         "_cipher",
@@ -101,20 +114,16 @@ class Stream:
         # A send failed: the reason comes out of the next receive, which callers wait for anyway.
         self.sent_failed = False
         self._shut = False
-        self.on_readable: Callable[[], None] = _ignore
-        self.on_drained: Callable[[], None] = _ignore
         self.on_closed: Callable[[], None] = _ignore
-        # A handler of ours raised: whoever owns the stream ends what it was for.
-        self.on_failed: Callable[[], None] = _ignore
 
     # -- TLS ---------------------------------------------------------------
 
     def start_tls(
-        self, context: ssl.SSLContext, *, server_side: bool, server_name: str | None = None, received: bytes = b""
+        self, context: TlsContext, *, server_side: bool, server_name: str | None = None, received: bytes = b""
     ) -> None:
         """Put a TLS layer on the connection, which begins with what was `received` before; `handshake` runs it."""
-        self._incoming = incoming = ssl.MemoryBIO()
-        self._outgoing = outgoing = ssl.MemoryBIO()
+        self._incoming = incoming = MemoryBIO()
+        self._outgoing = outgoing = MemoryBIO()
         # What an SSLObject wraps is used in its stead: its methods only pass the call on, and some calls are made for
         # every piece of every stream. With a buffer, read fills it and returns a number.
         self._tls = inner = context._wrap_bio(  # type: ignore[attr-defined]  # typeshed has no type of it
@@ -131,18 +140,17 @@ class Stream:
         Raises:
             TlsFailed: The handshake failed; our alert has been sent.
         """
-        assert self._tls is not None
         try:
             self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush_tls()
-            return False
+            is_over = True
+        except SSLWantReadError:
+            is_over = False
         except ssl.SSLError as error:
             self._flush_tls()
             raise TlsFailed(reason_of(error)) from error
         if self._outgoing.pending:
-            self._flush_tls()
-        return True
+            self._send_raw(self._outgoing.read())
+        return is_over
 
     def receive_handshake(self) -> int:
         """Read ciphertext into the TLS layer; return `NOTHING_YET`, a positive number, or `BROKEN_OFF`."""
@@ -409,12 +417,14 @@ class Stream:
             self._send_fin()
 
     def _send_close_notify(self) -> None:
-        if self._tls is not None:
+        tls = self._tls
+        if tls is not None:
             try:
-                self._tls.shutdown()
+                tls.shutdown()
             except ssl.SSLError:
                 pass  # it wants the peer's close_notify, which we do not wait for
-            self._flush_tls()
+            if self._outgoing.pending:
+                self._send_raw(self._outgoing.read())
 
     def _send_fin(self) -> None:
         if self._convoy.is_open:

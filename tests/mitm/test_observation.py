@@ -15,9 +15,11 @@ from services.events.verbatim import verbatim
 from services.mitm.known_peer import KnownPeer
 from services.mitm.observation import Abort, Observation
 from services.mitm.observer import CallObservation, observe
+from services.mitm.peer import Owner
+from services.runtime.environment import ClientName
 from services.wire.http1 import read_request_head, read_response_head
 from tests.support.mitm import get, post
-from tests.support.observing import Observing
+from tests.support.observing import Observing, peer_like
 
 HOST = "api.anthropic.com"
 UNKNOWN = get(HOST, "/nobody/knows?key=secret")
@@ -44,18 +46,10 @@ class Writing:
         self.records += records
 
 
-class Peer:
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def client(self) -> Client:
-        return self._client
-
-
 def begin(head: bytes, client: Client, now: float = 10.0) -> tuple[Observation, Writing]:
     outbox = Writing()
     parts = replace(Observing().parts, outbox=outbox)
-    return observe(HOST, read_request_head(head), KnownPeer(Peer(client)), now, parts), outbox
+    return observe(HOST, read_request_head(head), peer_like(client), now, parts), outbox
 
 
 def response(status: int = 200) -> bytes:
@@ -147,11 +141,13 @@ def test_a_client_that_cannot_be_described_is_nobody() -> None:
     """Its exchange is recorded as one that could not be read, and the reason is in the log."""
 
     class Failing:
-        def client(self) -> Client:
+        def client_of(self, owner: Owner, name: ClientName | None = None) -> Client:
             raise RuntimeError("failed")
 
     around = Observing()
-    observation = observe(HOST, read_request_head(UNKNOWN), KnownPeer(Failing()), 10.0, around.parts)
+    observation = observe(
+        HOST, read_request_head(UNKNOWN), KnownPeer(Owner(uid=0, inode=1), Failing()), 10.0, around.parts
+    )
     observation.ended(11.0)
     [record] = around.outbox.records
     assert (record["reason"], record["client"]["uid"]) == ("internal error, see the log", None)

@@ -167,17 +167,15 @@ def test_a_socket_that_is_passed_on_is_its_new_holders(directory: PeerDirectory)
         assert directory.client_of(owner) == Client(uid=os.getuid())
 
 
-@pytest.mark.parametrize("user_of_the_gone", [0, -1])
-def test_a_number_that_is_used_again_is_another_process(
-    directory: PeerDirectory, monkeypatch: pytest.MonkeyPatch, user_of_the_gone: int
-) -> None:
-    """What is remembered of the one before counts for nothing, whoever looks: the kernel says that it is root's."""
+@pytest.mark.parametrize("user", [os.getuid(), -1])
+def test_a_number_that_is_used_again_is_another_process(directory: PeerDirectory, user: int) -> None:
+    """What is remembered of the one before counts for nothing, whosever that was."""
     with Held(directory, "read y", WIREMETER_RUN="gone:1") as held:
         assert directory.client_of(held.owner).label == "gone"
     before = len(os.listdir("/proc/self/fd"))
     remembered = directory._remembered.pop(held.pid)
-    assert remembered.uid() == 0 and remembered.has_gone()
-    monkeypatch.setattr(peer_module._Process, "uid", lambda self: user_of_the_gone)
+    assert remembered.has_gone()
+    remembered.uid = user
     remembered.pid = os.getpid()  # as if we had got its number
     directory._remembered[os.getpid()] = remembered
     with connection(socket.AF_INET, "127.0.0.1") as (client, near, far):
@@ -189,7 +187,6 @@ def test_a_number_that_is_used_again_is_another_process(
     assert directory.client_of(held.owner) == Client(uid=os.getuid())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: of what has gone the kernel says that it is root's")
 def test_a_process_that_has_gone_is_forgotten(directory: PeerDirectory) -> None:
     """With its descriptor, when it is looked at next."""
     with Held(directory, "read y") as held:
@@ -269,5 +266,32 @@ def test_another_users_connection_is_that_users(directory: PeerDirectory) -> Non
                 owner = directory.owner_of(near, ("127.0.0.1", port))
                 assert owner is not None and owner.uid == nobody.pw_uid
                 assert directory.client_of(owner).pid == process.pid
+        finally:
+            process.wait(10)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_process_that_becomes_another_users_is_found_again(directory: PeerDirectory) -> None:
+    """As that user's, for what it connects from then on."""
+    nobody = pwd.getpwnam("nobody")
+    program = (
+        "import os,socket,sys;s=socket.create_connection(('127.0.0.1',int(sys.argv[1])));s.recv(1);"
+        f"os.getuid() or (os.setgid({nobody.pw_gid}),os.setuid({nobody.pw_uid}),os.execv(sys.executable,sys.orig_argv))"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+        port = listening.getsockname()[1]
+        command = ["/usr/bin/python3", "-c", program, str(port)]
+        if not os.access(command[0], os.X_OK):
+            command[0] = sys.executable
+        process = subprocess.Popen(command, cwd="/")
+        try:
+            for user in (0, nobody.pw_uid):
+                accepted, near = listening.accept()
+                with accepted:
+                    owner = directory.owner_of(near, ("127.0.0.1", port))
+                    assert owner is not None and owner.uid == user
+                    assert directory.client_of(owner).pid == process.pid
+                    assert directory._remembered[process.pid].uid == user
         finally:
             process.wait(10)

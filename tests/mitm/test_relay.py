@@ -17,6 +17,7 @@ from services.mitm.stream import BACKLOG_BYTES_MAX
 from services.runtime.logs import Logs
 from tests.support.eventually import eventually
 from tests.support.mitm import Mitm, get, post, response
+from tests.support.observing import peer_like
 from tests.support.raw_upstream import Script, answering, server_context
 from tests.support.splits import cut_at
 from tests.support.stream_bench import Bench
@@ -805,7 +806,7 @@ def test_who_is_refused_and_has_not_read_all_gets_the_time_to_read() -> None:
         limits=SimpleNamespace(idle_timeout_s=300.0, head_timeout_s=10.0, head_bytes_max=100),
         logs=Logs("test", sink=bench.lines),
     )
-    relay = Relay(bench.stream, SimpleNamespace(host="h"), Client(), parts, SimpleNamespace())  # type: ignore[arg-type]
+    relay = Relay(bench.stream, SimpleNamespace(host="h"), peer_like(Client()), parts, SimpleNamespace())  # type: ignore[arg-type]
     bench.stream._send = _full
     bench.far.sendall(b"x" * 101)
     bench.turn()

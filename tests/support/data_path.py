@@ -31,9 +31,11 @@ from services.mitm.wiring import AwaitsUpstream, Wiring
 from services.runtime.logs import Logs
 from services.runtime.settings import MitmSettings
 from tests.support.authority import foreign_authority, load_pair
+from tests.support.observing import peer_like
 from tests.support.tls_end import WAIT_S, TlsEnd
 
 HOST = "daily-cloudcode-pa.googleapis.com"
+CLIENT = Client(uid=1000, pid=4711, executable="agent")
 
 
 class _NoLoop:
@@ -44,9 +46,6 @@ class _NoLoop:
 
 
 class _Nobody:
-    def client(self) -> Client:
-        return Client(uid=1000, pid=4711, executable="agent")
-
     def relay_ended(self, relay: object) -> None: ...
     def client_left_silently(self, host: str) -> None: ...
     def client_spoke(self, host: str) -> None: ...
@@ -115,7 +114,7 @@ class DataPath:
 
     def _connect(self) -> None:
         near, self.client = self._connection(server_side=True)
-        self._relay = Relay(near, Route(host=HOST, port=443), _Nobody(), self._wiring, _Nobody())
+        self._relay = Relay(near, Route(host=HOST, port=443), peer_like(CLIENT), self._wiring, _Nobody())
 
     def close(self) -> None:
         """End all of it."""

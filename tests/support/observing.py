@@ -8,6 +8,8 @@ from services.events.identity import UlidSource
 from services.mitm.known_peer import KnownPeer
 from services.mitm.observation import Observation, ObserverParts
 from services.mitm.observer import observe
+from services.mitm.peer import Owner
+from services.runtime.environment import ClientName
 from services.runtime.logs import Logs
 from services.wire.http1 import read_request_head
 from tests.support.log_lines import LogLines
@@ -17,9 +19,19 @@ from tests.support.mitm import RememberingOutbox
 EPOCH_OFFSET_S = 1_700_000_000.0
 
 
-class _SomePeer:
-    def client(self) -> Client:
-        return Client(uid=1000)
+class _Directory:
+    """Finds the same client behind every socket."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def client_of(self, owner: Owner, name: ClientName | None = None) -> Client:
+        return self._client
+
+
+def peer_like(client: Client) -> KnownPeer:
+    """Return a peer that turns out to be `client`."""
+    return KnownPeer(Owner(uid=client.uid or 0, inode=1), _Directory(client))
 
 
 class Observing:
@@ -45,7 +57,7 @@ class Observing:
 
     def observe(self, host: str, head: bytes, now: float) -> Observation:
         """Begin to observe an exchange."""
-        return observe(host, read_request_head(head), KnownPeer(_SomePeer()), now, self.parts)
+        return observe(host, read_request_head(head), peer_like(Client(uid=1000)), now, self.parts)
 
     def drafts(self) -> dict[str, dict[str, Any]]:
         """Return the records that would stand if the process died now."""
