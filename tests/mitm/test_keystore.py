@@ -236,6 +236,7 @@ def test_the_users_own_authority_is_used_and_left_alone(tmp_path: Path) -> None:
     keystore = opened(tmp_path, lines=lines)
     assert keystore.authority.certificate == own.certificate
     assert b"authority.unconstrained" in lines.text
+    assert b'"lacks":"key usage, subject key identifier"' in lines.text
     assert (config.ca_directory / "key.pem").read_bytes() == own.key_pem()
     clock = Clock()
     clock.now += 10 * DAY
