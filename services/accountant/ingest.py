@@ -8,6 +8,7 @@ the ledger says; the next attempt waits twice as long as the one before.
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from services.accountant.intake import Intake
@@ -132,7 +133,14 @@ class Ingest:
             retry_s = min(2 * retry_s, _RETRY_MAX_S)
 
     async def _open(self) -> None:
-        store = await asyncio.get_running_loop().run_in_executor(self._thread, LedgerStore, self._ledger)
+        opening = asyncio.get_running_loop().run_in_executor(self._thread, LedgerStore, self._ledger)
+        try:
+            store = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread opens it all the same, and nobody else would close it.
+            with suppress(LedgerUnusable):
+                (await opening).close()
+            raise
         self._intake.reset(store.cursors)
         self._arrived.clear()
         self._last_seq = store.last_seq
@@ -160,8 +168,9 @@ class Ingest:
         try:
             self._publish(await asyncio.shield(commit))
         except asyncio.CancelledError:
-            # What the thread is committing can't be called back: say what became of it, then go.
-            self._publish(await commit)
+            # What the thread is committing can't be called back: say what became of it, then go, also if it failed.
+            with suppress(LedgerUnusable):
+                self._publish(await commit)
             raise
         self._commit_failed = False
         self.problem = None

@@ -88,9 +88,9 @@ class Snapshot:
         names = self._execute("SELECT id, provider, model, label, uid, outcome FROM series", ())
         series = {n: Series(*key) for n, *key in names}
         found = self._execute(
-            "SELECT at_unix_us, series, counts FROM usage WHERE at_unix_us >= ?1"
-            " AND (json_extract(body, '$.client.run') = ?2"
-            " OR (json_extract(body, '$.client.uid') = ?3 AND json_extract(body, '$.timing.started_at') >= ?4"
+            "SELECT at_unix_us, series, counts FROM usage WHERE at_unix_us >= ?"
+            " AND (json_extract(body, '$.client.run') = ?"
+            " OR (json_extract(body, '$.client.uid') = ? AND json_extract(body, '$.timing.started_at') >= ?"
             " AND json_extract(body, '$.client.run') IS NULL AND json_extract(body, '$.client.pid') IS NULL))",
             (since_us, run, uid, text_from(since_us)),
         )

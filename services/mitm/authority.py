@@ -141,6 +141,22 @@ def make_leaf(
     return Issuer(authority, key).leaf(host, now, lifetime=lifetime)
 
 
+def gaps_in(authority: Pair) -> list[str]:
+    """
+    Name what RFC 5280 asks of an authority's certificate and this one, a user's own, has not.
+
+    Without it, clients that verify strictly refuse every leaf; those in Python do so since 3.13.
+    """
+    found = {type(each.value): each for each in authority.certificate.extensions}
+    constraints = found.get(x509.BasicConstraints)
+    has = {
+        "critical basic constraints": constraints is not None and constraints.critical,
+        "key usage": x509.KeyUsage in found,
+        "subject key identifier": x509.SubjectKeyIdentifier in found,
+    }
+    return [name for name, is_there in has.items() if not is_there]
+
+
 def _authority_identifier(authority: Pair) -> x509.AuthorityKeyIdentifier:
     try:
         found = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

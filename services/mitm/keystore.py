@@ -32,6 +32,7 @@ from services.mitm.authority import (
     as_java_store,
     as_pem,
     certificates_in,
+    gaps_in,
     has_expired,
     make_authority,
     make_leaf,
@@ -143,6 +144,9 @@ class Keystore:
         if expires - self._clock() < LEAF_LEFT_MIN:
             raise ConfigInvalid([f"{path}: this certificate authority is over on {expires:%Y-%m-%d %H:%M} UTC"])
         self._logs.warning("authority.unconstrained", path=str(path))
+        if gaps := gaps_in(authority):
+            hint = "clients that verify strictly, as Python does since 3.13, will refuse us"
+            self._logs.warning("authority.incomplete", path=str(path), lacks=", ".join(gaps), hint=hint)
 
     def _system_certificates(self) -> list[bytes]:
         path = next((Path(name) for name in SYSTEM_BUNDLES if Path(name).is_file()), None)
@@ -227,7 +231,11 @@ def _server_context() -> ssl.SSLContext:
 
 
 def _client_context() -> ssl.SSLContext:
+    # Not ssl.create_default_context: since Python 3.13 that sets VERIFY_X509_STRICT, under which authorities without
+    # key usage or identifier, as companies still have them, vouch for nothing. Neither Go nor Node is so strict. What
+    # the client itself would accept must not fail here, and not because of the Python that runs us.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context

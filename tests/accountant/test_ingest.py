@@ -2,11 +2,14 @@
 
 import asyncio
 import io
+import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 import uvloop
 
 from services.accountant.attribution import Attribution
@@ -16,7 +19,7 @@ from services.bus.addresses import EXCHANGE_TOPIC, HELLO_TOPIC, USAGE_TOPIC, Add
 from services.bus.journal import Journal
 from services.bus.publisher import ExchangePublisher, Publisher
 from services.bus.subscriber import Subscriber
-from services.ledger.store import LedgerReader
+from services.ledger.store import LedgerReader, LedgerStore, LedgerUnusable
 from services.runtime.logs import Logs
 from tests.support.records import usage_json
 from tests.support.short_directory import run_directory
@@ -63,6 +66,10 @@ class Desk:
         for number in range(first, end):
             self.publisher.finish(None, [usage_json(str(number))])
 
+    def events(self, after: int = 0) -> list[dict[str, object]]:
+        with closing(LedgerReader(self.ledger)) as reader:
+            return reader.events(after)["events"]  # type: ignore[return-value]
+
     async def committed(self, count: int) -> None:
         await self.until(lambda: self.ingest.facts()["records_committed"] == count)
 
@@ -91,7 +98,7 @@ def test_what_is_published_is_committed_and_numbered(run_directory: Path) -> Non
             record = following
         assert topic == "usage.gcp_gen_ai.gemini-3-flash"
         assert list(record)[:2] == ["schema", "seq"]
-        assert LedgerReader(desk.ledger).events(58)["events"] == [record]
+        assert desk.events(58) == [record]
         assert desk.ingest.problem is None
 
     uvloop.run(told(run_directory, story))
@@ -113,11 +120,7 @@ def test_records_that_come_in_crowds_share_commits(run_directory: Path) -> None:
     async def story(desk: Desk) -> None:
         desk.finish(1, 2000)
         await desk.committed(1999)
-        numbers = [
-            event["event_id"]
-            for after in (0, 1000)
-            for event in LedgerReader(desk.ledger).events(after)["events"]  # type: ignore[attr-defined]
-        ]
+        numbers = [event["event_id"] for after in (0, 1000) for event in desk.events(after)]
         assert numbers == [str(number) for number in range(1, 2000)]
 
     uvloop.run(told(run_directory, story, batch_records_max=1000))
@@ -139,9 +142,58 @@ def test_a_ledger_that_fails_is_tried_again_and_nothing_is_lost(run_directory: P
         await desk.until(lambda: "full" in str(desk.ingest.problem))
         await desk.committed(299)
         assert desk.ingest.problem is None
-        numbers = [event["event_id"] for event in LedgerReader(desk.ledger).events()["events"]]  # type: ignore[attr-defined]
+        numbers = [event["event_id"] for event in desk.events()]
         assert numbers == [str(number) for number in range(1, 300)]
         failed = [orjson.loads(line) for line in desk.log.getvalue().splitlines() if b"ledger.failed" in line]
         assert [line["level"] for line in failed] == ["error"] * len(failed)
+
+    uvloop.run(told(run_directory, story))
+
+
+def test_a_ledger_that_opens_after_the_end_is_closed(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread can't be called back; what it opens is left to nobody."""
+    began, may_go_on = threading.Event(), threading.Event()
+    closed: list[LedgerStore] = []
+
+    class Slow(LedgerStore):
+        def __init__(self, path: Path) -> None:
+            began.set()
+            may_go_on.wait(10)
+            super().__init__(path)
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr("services.accountant.ingest.LedgerStore", Slow)
+
+    async def story(desk: Desk) -> None:
+        await desk.until(began.is_set)
+        asyncio.get_running_loop().call_later(0.05, may_go_on.set)  # the end comes first
+
+    uvloop.run(told(run_directory, story))
+    assert len(closed) == 1
+
+
+def test_a_commit_that_fails_at_the_end_does_not_hold_it_up(run_directory: Path) -> None:
+    """Whoever was told to go goes, though the ledger would be tried again."""
+    began, may_go_on = threading.Event(), threading.Event()
+
+    async def story(desk: Desk) -> None:
+        desk.finish(1, 2)
+        await desk.committed(1)
+        store = desk.ingest._store
+        assert store is not None
+
+        def fail(_: object) -> None:
+            began.set()
+            may_go_on.wait(10)
+            store.close()
+            raise LedgerUnusable("the disk is gone")
+
+        store.commit = fail  # type: ignore[assignment, method-assign]
+        desk.finish(2, 3)
+        await desk.until(began.is_set)
+        asyncio.get_running_loop().call_later(0.05, may_go_on.set)  # the end comes first
 
     uvloop.run(told(run_directory, story))

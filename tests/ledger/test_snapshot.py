@@ -90,7 +90,8 @@ def test_a_report_has_the_sums_of_the_rows_in_its_window(
         if since <= at < until:
             for measure, value in measures(outcome, usage):
                 expected[model][measure] += int(value)
-    report = LedgerReader(path).report(text_from(since), text_from(until), group_by)
+    with closing(LedgerReader(path)) as reader:
+        report = reader.report(text_from(since), text_from(until), group_by)
     found = {
         each["model"]: {
             **each["usage"],
@@ -113,6 +114,7 @@ def test_exchanges_are_reported_for_whole_hours(tmp_path: Path) -> None:
     source = Source("mitm-0", "e")
     store.commit([Arrival(source=source, seq=n, entry=exchange_entry(each)) for n, each in enumerate(records, 1)])
     store.close()
-    report = LedgerReader(tmp_path / "ledger.sqlite3").report("2026-11-23T11:50:00Z", "2026-11-23T12:10:00Z")
+    with closing(LedgerReader(tmp_path / "ledger.sqlite3")) as reader:
+        report = reader.report("2026-11-23T11:50:00Z", "2026-11-23T12:10:00Z")
     assert [each["exchanges"] for each in report["endpoints"]] == [2]  # type: ignore[attr-defined]
     assert report["totals"]["requests"] == 0  # type: ignore[index]

@@ -43,6 +43,16 @@ def ids(reader: LedgerReader, after: int = 0) -> list[object]:
     return [event["event_id"] for event in reader.events(after)["events"]]  # type: ignore[attr-defined]
 
 
+def ids_in(path: Path, after: int = 0) -> list[object]:
+    with closing(LedgerReader(path)) as reader:
+        return ids(reader, after)
+
+
+def requests_in(path: Path) -> object:
+    with closing(LedgerReader(path)) as reader:
+        return reader.report()["totals"]["requests"]  # type: ignore[index]
+
+
 def query(path: Path, statement: str) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(statement).fetchall()
@@ -73,7 +83,7 @@ def test_only_the_next_record_of_a_source_is_taken(path: Path) -> None:
     assert commit.cursors == {ONE: 4}
     assert commit.taken == 1
     store.close()
-    assert ids(LedgerReader(path)) == [f"mitm-0:{seq}" for seq in range(1, 5)]
+    assert ids_in(path) == [f"mitm-0:{seq}" for seq in range(1, 5)]
 
 
 def test_a_record_that_was_refused_holds_its_place(path: Path) -> None:
@@ -85,7 +95,7 @@ def test_a_record_that_was_refused_holds_its_place(path: Path) -> None:
     assert query(path, "SELECT source_seq, at_unix_us, records, reason, size_bytes FROM refused") == [
         (1, int(NOW * 1e6), 1, "no time", 7)
     ]
-    assert ids(LedgerReader(path)) == ["mitm-0:2"]
+    assert ids_in(path) == ["mitm-0:2"]
 
 
 @given(st.data())
@@ -146,7 +156,7 @@ def test_an_unfinished_exchange_is_dropped_when_its_finished_record_is_there(pat
     commit = store.commit([derived(1, 5), derived(2, 99), derived(3, 2)])
     assert commit.cursors == {left: 3}
     store.close()
-    assert ids(LedgerReader(path), 5) == ["left:2", "left:3"]
+    assert ids_in(path, 5) == ["left:2", "left:3"]
 
 
 def test_a_commit_is_whole_or_nothing(path: Path) -> None:
@@ -162,7 +172,7 @@ def test_a_commit_is_whole_or_nothing(path: Path) -> None:
     assert store.last_seq == 9
     store.commit(arrivals(ONE, 10, 12))
     store.close()
-    assert LedgerReader(path).report()["totals"]["requests"] == 11  # type: ignore[index]
+    assert requests_in(path) == 11
 
 
 def test_a_locked_ledger_is_unusable_for_the_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +257,7 @@ def test_events_come_in_pages(path: Path) -> None:
     assert seen == list(range(1, 26))
     event = reader.events(0, 1)["events"][0]  # type: ignore[index]
     assert list(event)[:3] == ["schema", "seq", "event_id"]
+    reader.close()
 
 
 @pytest.mark.parametrize(("after", "limit"), [(-1, 10), (0, 0), (0, 1001), (1 << 63, 1)])
@@ -271,6 +282,7 @@ def test_a_reader_sees_a_ledger_that_was_replaced(path: Path, tmp_path: Path) ->
     assert len(ids(reader)) == 3
     path.unlink()
     assert ids(reader) == []
+    reader.close()
 
 
 def test_threads_share_a_reader_while_the_writer_works(path: Path) -> None:
@@ -297,7 +309,7 @@ def test_threads_share_a_reader_while_the_writer_works(path: Path) -> None:
     store.close()
     reader.close()
     assert wrong == []
-    assert LedgerReader(path).report()["totals"]["requests"] == 400  # type: ignore[index]
+    assert requests_in(path) == 400
 
 
 def test_a_window_of_minutes_is_read_from_rows(path: Path) -> None:

@@ -3,10 +3,14 @@
 import io
 import json
 import socket
+import ssl
+from datetime import UTC, datetime
 
 import pytest
 
-from services.lsrunner.simulated_server import Provider, Turn, error_message, events
+from services.lsrunner.simulated_server import HOST, Provider, Turn, error_message, events
+from services.mitm.authority import make_leaf, make_leaf_key
+from tests.support.authority import foreign_authority, load_pair, shake_hands
 
 ORDER = {
     "turn": "T",
@@ -49,6 +53,21 @@ def test_without_a_proxy_it_dials_this_machine():
     assert type(connection).__name__ == "RedirectedConnection"
     proxied = Provider({"HTTPS_PROXY": "http://label:@127.0.0.1:8742"}).connect()
     assert (proxied.host, proxied.port) == ("127.0.0.1", 8742)
+
+
+def test_it_is_as_strict_as_the_real_ones(tmp_path):
+    """An authority of the user's own needs no key usage and no identifier, on any Python; others are refused."""
+    now = datetime.now(UTC)
+    own, stranger = (foreign_authority(now, key_identifier=False) for _ in range(2))
+    trust_file = tmp_path / "ca.pem"
+    trust_file.write_bytes(own.certificate_pem())
+    context = Provider({"SSL_CERT_FILE": str(trust_file)}).connect()._trust
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_pair(server_side, make_leaf(own, make_leaf_key(), HOST, now))
+    shake_hands(context, server_side, HOST)
+    load_pair(server_side, make_leaf(stranger, make_leaf_key(), HOST, now))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(context, server_side, HOST)
 
 
 def test_an_idle_connection_that_was_closed_is_not_used_again():

@@ -23,6 +23,7 @@ from services.mitm.authority import (
     as_pem,
     certificates_in,
     constraint_of,
+    gaps_in,
     has_expired,
     make_authority,
     make_leaf,
@@ -252,6 +253,13 @@ def test_leaves_of_the_users_own_authority_work(key_identifier: bool) -> None:
     own = foreign_authority(datetime.now(UTC), key_identifier=key_identifier)
     leaf = make_leaf(own, make_leaf_key(), "anything.example", datetime.now(UTC)).certificate
     leaf.verify_directly_issued_by(own.certificate)
+
+
+def test_what_strict_clients_miss_is_named(authority: Pair) -> None:
+    """Ours lacks nothing; a user's may."""
+    assert gaps_in(authority) == []
+    assert gaps_in(foreign_authority(NOW)) == ["key usage"]
+    assert gaps_in(foreign_authority(NOW, key_identifier=False)) == ["key usage", "subject key identifier"]
 
 
 def test_expiry_of_a_file_is_told() -> None:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
 import services.mitm.keystore as keystore_module
 from services.mitm.authority import (
+    Pair,
     as_pem,
     certificates_in,
     make_authority,
@@ -26,7 +27,7 @@ from services.mitm.keystore import CONTEXTS_MAX, Keystore, write_atomically
 from services.runtime.logs import Logs
 from services.runtime.run import StartRefused
 from services.runtime.settings import ConfigInvalid
-from tests.support.authority import foreign_authority, shake_hands
+from tests.support.authority import foreign_authority, load_pair, plain_leaf, shake_hands
 from tests.support.log_lines import LogText
 from tests.support.mitm import INTERCEPT, mitm_config
 
@@ -235,12 +236,37 @@ def test_the_users_own_authority_is_used_and_left_alone(tmp_path: Path) -> None:
     keystore = opened(tmp_path, lines=lines)
     assert keystore.authority.certificate == own.certificate
     assert b"authority.unconstrained" in lines.text
+    assert b'"lacks":"key usage, subject key identifier"' in lines.text
     assert (config.ca_directory / "key.pem").read_bytes() == own.key_pem()
     clock = Clock()
     clock.now += 10 * DAY
     with pytest.raises(ConfigInvalid, match="this certificate authority is over on"):
         opened(tmp_path, clock)
     assert (config.ca_directory / "key.pem").read_bytes() == own.key_pem()
+
+
+def test_upstream_an_older_authority_is_as_good_as_for_the_client_itself(tmp_path: Path) -> None:
+    """Without key usage or identifiers, as companies have them, on every Python; what is wrong is still refused."""
+    now = datetime.now(UTC)
+    own, stranger = (foreign_authority(now, key_identifier=False) for _ in range(2))
+    path = tmp_path / "company.pem"
+    path.write_bytes(own.certificate_pem())
+    keystore = opened(tmp_path, ca_file=str(path))
+
+    def accepts(authority: Pair, name: str = "a.example", made: datetime = now) -> None:
+        server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        load_pair(server_side, plain_leaf(authority, name, made))
+        for context in (keystore.upstream_context, keystore.http2_upstream_context):
+            shake_hands(context, server_side, "a.example")
+
+    accepts(own)
+    for wrong in (
+        lambda: accepts(own, "b.example"),
+        lambda: accepts(own, made=now - 9 * DAY),
+        lambda: accepts(stranger),
+    ):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            wrong()
 
 
 @pytest.mark.parametrize(
@@ -296,6 +322,8 @@ def test_the_simulated_provider_has_an_authority_that_vouches_for_nothing_else(t
     assert anchor not in certificates_in((tmp_path / "shared" / "ca-bundle.pem").read_bytes())
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_side.load_cert_chain(tmp_path / "simulator" / "provider.pem")
+    assert shake_hands(keystore.simulator_context, server_side, SIMULATED_HOST)
+    keystore.simulator_context.verify_flags |= ssl.VERIFY_X509_STRICT  # RFC 5280 to the letter, too
     assert shake_hands(keystore.simulator_context, server_side, SIMULATED_HOST)
 
 

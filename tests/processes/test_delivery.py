@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -87,8 +88,12 @@ class Bench:
 
     def row_count(self) -> int:
         """Return how many rows the ledger has; 0 while there is none."""
-        report = LedgerReader(self.ledger).report()
-        return report["totals"]["requests"]  # type: ignore[index, no-any-return]
+        return self.totals()["requests"]  # type: ignore[no-any-return]
+
+    def totals(self) -> dict[str, Any]:
+        """Return the sums that the ledger keeps."""
+        with contextlib.closing(LedgerReader(self.ledger)) as reader:
+            return reader.report()["totals"]  # type: ignore[return-value]
 
     def logs(self) -> str:
         """Return the last lines of all logs, for when a test fails."""
@@ -140,10 +145,10 @@ def assert_adds_up(bench: Bench) -> None:
     """The ledger's numbers have no gap, and its sums are those of its rows."""
     rows = bench.rows()
     assert sorted(seq for seq, _ in rows) == list(range(1, len(rows) + 1))
-    totals = LedgerReader(bench.ledger).report()["totals"]
-    assert totals["requests"] == len(rows)  # type: ignore[index]
+    totals = bench.totals()
+    assert totals["requests"] == len(rows)
     tokens = sum(body["usage"].get("input_tokens", 0) for _, body in rows)  # type: ignore[attr-defined]
-    assert totals["usage"]["input_tokens"] == tokens  # type: ignore[index]
+    assert totals["usage"]["input_tokens"] == tokens
 
 
 def grow(bench: Bench, rows: int) -> None:

@@ -15,7 +15,7 @@ _DAY = timedelta(days=1)
 
 
 def foreign_authority(now: datetime, *, key_identifier: bool = True) -> Pair:
-    """Make an authority as a user might: no constraints, ten days left, perhaps no key identifier."""
+    """Make an authority as a user or a company might: no constraints or key usage, ten days, perhaps no identifier."""
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "my own")])
     builder = (
@@ -31,6 +31,22 @@ def foreign_authority(now: datetime, *, key_identifier: bool = True) -> Pair:
     if key_identifier:
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     return Pair(builder.sign(key, hashes.SHA256()), key)
+
+
+def plain_leaf(authority: Pair, host: str, made: datetime) -> Pair:
+    """Make a certificate with a name and two days, and nothing else that RFC 5280 asks for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]))
+        .issuer_name(authority.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(made - _DAY)
+        .not_valid_after(made + _DAY)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+    )
+    return Pair(builder.sign(authority.key, hashes.SHA256()), key)
 
 
 def load_pair(context: ssl.SSLContext, pair: Pair) -> None:

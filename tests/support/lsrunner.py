@@ -10,19 +10,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from services.bus.addresses import Addresses
 from services.bus.publisher import Publisher
 from services.bus.subscriber import Subscriber
 from services.events.turn import Message, Role, TurnCancelled, TurnRequested
+from services.mitm.authority import make_authority, make_leaf, make_leaf_key
 from services.runtime.state import StateDirectory
 from tests.support.checkout import PROJECT, free_ports
 
@@ -32,40 +28,13 @@ Members = dict[str, Any]
 
 def make_certificates(state: StateDirectory) -> None:
     """Write what mitm would: the simulated provider's certificate, and trust files that know its authority."""
-    day = timedelta(days=1)
     now = datetime.now(UTC)
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-
-    def builder() -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .issuer_name(name)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - day)
-            .not_valid_after(now + day)
-        )
-
-    authority = (
-        builder()
-        .subject_name(name)
-        .public_key(authority_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
-    leaf = (
-        builder()
-        .subject_name(x509.Name([]))
-        .public_key(key.public_key())
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(SIMULATED_HOST)]), critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    key_pem = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (state.simulator / "provider.pem").write_bytes(leaf.public_bytes(pem) + key_pem)
+    authority = make_authority([SIMULATED_HOST], now, "test authority")
+    leaf = make_leaf(authority, make_leaf_key(), SIMULATED_HOST, now)
+    (state.simulator / "provider.pem").write_bytes(leaf.certificate_pem() + leaf.key_pem())
     for path in (state.trust_bundle, state.authority_certificate):
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(authority.public_bytes(pem))
+        path.write_bytes(authority.certificate_pem())
         path.chmod(0o644)
 
 
