@@ -37,8 +37,9 @@ _EPOCH_NAME = re.compile("[0-9a-f]{32}")
 # An attribute of an Enum takes Python 3.11 as long as twenty names of the module.
 _STARTED = EntryKind.STARTED
 _FINISHED = EntryKind.FINISHED
-# In a draft, which is a record; inside a string of it the quotes would be escaped.
-_RUN = re.compile(rb'"run":"([0-9A-Za-z]+)"')
+# In a draft, which is a record; inside a string of it the quotes would be escaped. Before the client there may stand
+# what a provider said, with members of any name.
+_match_run = re.compile(rb'(?>.*"client":\{).*"run":"([0-9A-Za-z]+)"', re.DOTALL).match
 # A hello names every epoch, up to ten times a second.
 _PAST_EPOCHS_MAX = 64
 # A draft is written again when the segment that has it is this many segments behind (more when there are many
@@ -166,11 +167,12 @@ class Journal:
         """Write what is held, all at once; what cannot be, each by itself."""
         if self._held_alone:
             self._hold_alone()
-        if not self._held:
+        held = self._held
+        if not held:
             return
-        entries, self._uncut = b"".join(self._held), 0
-        if len(entries) <= self._room and self._append(entries):
-            self._held.clear()
+        entries, self._uncut = b"".join(held), 0
+        if len(entries) <= self._room and self._append_quickly(entries):
+            held.clear()
             if self._otherwise:
                 self._hurry()
                 self._otherwise.clear()
@@ -178,7 +180,7 @@ class Journal:
                 self._held_records.clear()
                 self._held_ends.clear()
             return
-        held, otherwise, uncut = self._held.copy(), self._otherwise.copy(), self._uncut
+        held, otherwise, uncut = held.copy(), self._otherwise.copy(), self._uncut
         self._held.clear()
         self._otherwise.clear()
         self._held_records.clear()
@@ -212,7 +214,7 @@ class Journal:
 
     def open_runs(self) -> Counter[str]:
         """Count the exchanges that are not over by the `client.run` that they belong to."""
-        found = (_RUN.search(draft.first_part) for draft in self._drafts.values())
+        found = (_match_run(draft.first_part) for draft in self._drafts.values())
         return Counter(match[1].decode() for match in found if match)
 
     def retry(self) -> None:
@@ -375,9 +377,11 @@ class Journal:
 
     def _append(self, entry: bytes) -> bool:
         """Write one entry, whole or not at all; False if it could not be."""
+        return self._append_quickly(entry) if len(entry) <= self._room else self._append_slowly(entry)
+
+    def _append_quickly(self, entry: bytes) -> bool:
+        """Write an entry, or several, for which there is room."""
         size = len(entry)
-        if size > self._room:
-            return self._append_slowly(entry)
         try:
             written = os.write(self._descriptor, entry)
         except OSError as error:
@@ -419,8 +423,7 @@ class Journal:
         if self._other_bytes + self._written + size > self._limits.total_bytes_max:
             self._note_problem(f"the journal has reached its limit of {self._limits.total_bytes_max} bytes")
             return False
-        self._room = size  # just enough that it does not come back here
-        if not self._append(entry):
+        if not self._append_quickly(entry):
             return False
         self.problem = None
         in_all = self._limits.total_bytes_max - self._other_bytes

@@ -21,7 +21,9 @@ has to be sure: looking into bytes chooses candidates, the JSON parser decides.
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 
-from services.dialects.counts import error_name_of, json_of, object_of, objects_of
+from orjson import JSONDecodeError, dumps, loads
+
+from services.dialects.counts import error_name_of, json_of, json_or_none, object_of, objects_of
 from services.dialects.dialect import Call, RequestFacts
 from services.dialects.framings import EVENT_STREAM_STARTS, StreamFraming
 from services.events.usage import Counts, Outcome, ResponseUsage
@@ -85,7 +87,7 @@ class Tally(Protocol):
 
 # Reads the data of an event that came alone and whole as `AnswerReader.feed` would. If the counts changed by it, it
 # returns `AnswerReader.members`, in which `usage` may be a list that `Dialect.counts_said` makes counts of.
-EventReader: TypeAlias = Callable[[bytes], Mapping[str, object] | None]
+EventReader: TypeAlias = Callable[[bytes], bytes | None]
 
 
 def outcome_of(tally: Tally, failure: str | None, *, is_whole: bool) -> Outcome:
@@ -112,6 +114,7 @@ class AnswerReader:
         end_mark: Data of the event that is such a last word, where it is no message (`[DONE]`).
         framing: Of a stream that is neither events nor an array; None where the content type names none.
         event_reader: Makes what reads an event that came alone, where the tally has a shorter way for it.
+        says_nothing: Tells of one event's data what `Tally.worth_parsing` would, where that leaves out single ones.
 
     Attributes:
         takes_events: What comes next may be told by an `event_reader`, if it is one event as a whole.
@@ -126,6 +129,7 @@ class AnswerReader:
         end_mark: bytes | None = None,
         framing: StreamFraming | None = None,
         event_reader: Callable[[], EventReader] | None = None,
+        says_nothing: Callable[[bytes], bool] | None = None,
     ) -> None:
         self._tally = tally
         self.counts = tally.counts
@@ -142,27 +146,27 @@ class AnswerReader:
         self._failure: str | None = None
         self.takes_events = False
         self.event_reader = event_reader or self._plain_event_reader
+        self._says_nothing = says_nothing
 
     def _plain_event_reader(self) -> EventReader:
-        worth_parsing, read, end_mark = self._tally.worth_parsing, self._tally.read, self._end_mark
+        read, says_nothing, end_mark = self._tally.read, self._says_nothing, self._end_mark
 
-        def read_event(data: bytes) -> Mapping[str, object] | None:
-            if data == end_mark:
-                self._saw_end_mark = True
-            changed = False
-            for text in worth_parsing([data]):
-                try:
-                    message = json_of(text)
-                except ValueError:
-                    continue  # in a stream, something else than JSON is nothing
-                changed = type(message) is dict and read(message)
-            return self.members() if changed else None
+        def read_event(data: bytes) -> bytes | None:
+            if says_nothing is not None and says_nothing(data):
+                return None
+            try:
+                message = loads(data)
+            except JSONDecodeError:
+                if data == end_mark:
+                    self._saw_end_mark = True
+                message = json_or_none(data)  # what only the strict parser refuses
+            return self.members() if type(message) is dict and read(message) else None
 
         return read_event
 
-    def members(self) -> Mapping[str, object]:
-        """Return what is known of the record's members that change as the answer goes on."""
-        return {"usage": self.counts(), "response_model": self.response_model()}
+    def members(self) -> bytes:
+        """Return what is known of the record's members that change as the answer goes on, a JSON object."""
+        return dumps({"usage": self.counts(), "response_model": self.response_model()})
 
     def feed(self, data: bytes) -> bool:
         if self._failure is not None:

@@ -32,6 +32,7 @@ End        `message_stop`, and nothing comes behind it: a transfer that breaks o
 
 import re
 from dataclasses import replace
+from operator import methodcaller
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
 from services.dialects.counts import (
@@ -243,7 +244,9 @@ def response_reader(call: Call, status: int, content_type: str, facts: RequestFa
     if status >= FIRST_ERROR_STATUS:
         return ErrorAnswerReader(call, status, facts)
     tally = MessagesTally(call, facts)
-    return AnswerReader(tally, content_type, end_is_final=True)
+    return AnswerReader(
+        tally, content_type, end_is_final=True, says_nothing=methodcaller("startswith", SILENT_PREFIXES)
+    )
 
 
 DIALECT = Dialect(name=NAME, recognise=recognise, request_reader=model_and_stream, response_reader=response_reader)

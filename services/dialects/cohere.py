@@ -24,6 +24,7 @@ End        `message-end`, or a line that says `is_finished`; only `[DONE]` comes
 
 import re
 from dataclasses import replace
+from operator import methodcaller
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
 from services.dialects.counts import (
@@ -209,6 +210,7 @@ def response_reader(call: Call, status: int, content_type: str, facts: RequestFa
         CohereTally(call, facts),
         content_type,
         end_is_final=True,
+        says_nothing=methodcaller("startswith", SILENT_PREFIXES),
         framing=json_lines(content_type, is_streaming=facts.stream),
     )
 

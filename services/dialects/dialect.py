@@ -173,6 +173,7 @@ class Dialect:
         headed_reader: Stands in for it where an API says some of it in headers; None where it does not.
         socket_reader: Makes the reader of a WebSocket that the call opens; None where the API has none.
         counts_said: Makes counts of what `AnswerReader.members` may have in their place: a list, quicker to write.
+            Raises ValueError for any other.
     """
 
     name: str

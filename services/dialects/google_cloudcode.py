@@ -21,7 +21,7 @@ import re
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
 from services.dialects.counts import COUNT_MAX, name_of, object_of, objects_of
 from services.dialects.dialect import Call, CallKind, Dialect, Endpoint, RequestFacts, RequestReader, ResponseReader
-from services.dialects.google_generate_content import OPERATION, GenerateContentTally, counts_from
+from services.dialects.google_generate_content import OPERATION, GenerateContentTally, counts_said
 from services.dialects.request_body import MODEL, Members, RequestBodyReader
 from services.wire.json_members import Path
 
@@ -159,5 +159,5 @@ DIALECT = Dialect(
     recognise=recognise,
     request_reader=request_reader,
     response_reader=response_reader,
-    counts_said=counts_from,
+    counts_said=counts_said,
 )

@@ -25,15 +25,13 @@ Enums      May be numbers (`enum-encoding=int`). What is not in the tables passe
 """
 
 import re
-from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from orjson import JSONDecodeError, loads
+from orjson import JSONDecodeError, dumps, loads
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader, EventReader
 from services.dialects.counts import (
     COUNT_MAX,
-    COUNT_OR_ABSENT,
     MODALITIES,
     anomalies_of,
     count_of,
@@ -77,6 +75,8 @@ MODALITY_LISTS = {
     "cacheTokensDetails": "cache_read_input_tokens",
 }
 _MODALITY_FIELDS = frozenset(MODALITY_LISTS)
+# What a usage object may have to be journaled as it came: nobody knows what else a provider might say there.
+_SAID_FIELDS = _MODALITY_FIELDS.union(COUNT_FIELDS, ("serviceTier", "trafficType"))
 
 # Looking at a message costs two or three searches in its bytes, parsing it a little more as long as it is short; in a
 # long one the searches take longer than orjson does. Measured with bench/dialects.py.
@@ -158,11 +158,12 @@ class GenerateContentTally:
         Return what reads the text of an event that came alone, as `read` does its message; see `AnswerReader`.
 
         Nearly all events of an answer bring text and counts, and nothing else that is not known by then: these are told
-        in one go. What has another shape raises, or falls through.
+        in one go, and journaled as the provider said them (`counts_said`): most are replaced before anybody asks for
+        them. What has another shape, or cannot be written so, raises or falls through.
         """
         answer_member, telling_members = self.ANSWER_MEMBER, self.TELLING_MEMBERS
 
-        def read_event(text: bytes) -> Mapping[str, object] | None:
+        def read_event(text: bytes) -> bytes | None:
             message: Any = None
             try:
                 message = answer = loads(text)
@@ -172,20 +173,19 @@ class GenerateContentTally:
                     usage = answer["usageMetadata"]
                     total = usage["totalTokenCount"]
                     if type(total) is int and total in _USUAL_COUNTS and telling_members.isdisjoint(answer):
-                        for candidate in answer["candidates"]:
-                            if "finishReason" in candidate:
-                                break
-                        else:
+                        [candidate] = answer["candidates"]
+                        if "finishReason" not in candidate and _SAID_FIELDS.issuperset(usage):
                             if usage == self._usage:
                                 return None
+                            members = dumps({"usage": [usage, self._credits], "response_model": self._model})
                             self._usage = usage
-                            return {"usage": self._said(), "response_model": self._model}
+                            return members
             except JSONDecodeError:
                 message = json_or_none(text)  # what only the strict parser refuses
-            except (LookupError, TypeError):
+            except (LookupError, TypeError, ValueError):
                 pass
             if type(message) is dict and self.read(message):
-                return {"usage": self.counts(), "response_model": self._model}
+                return dumps({"usage": self.counts(), "response_model": self._model})
             return None
 
         return read_event
@@ -209,24 +209,7 @@ class GenerateContentTally:
         self._is_named = self._knows_names()
 
     def counts(self) -> Counts:
-        usage = self._usage
-        if not usage:
-            return {} if self._credits is None else {"consumed_credits": self._credits}
-        counts = counts_from(map(usage.get, COUNT_FIELDS))
-        if not _MODALITY_FIELDS.isdisjoint(usage):
-            for field, suffix in MODALITY_LISTS.items():
-                add_by_modality(counts, usage.get(field), suffix)
-        if self._credits is not None:
-            counts["consumed_credits"] = self._credits
-        return counts
-
-    def _said(self) -> Counts | list[object]:
-        """Return what is quicker than `counts`, the values of `COUNT_FIELDS`, where nothing else counts."""
-        usage = self._usage
-        said = [*map(usage.get, COUNT_FIELDS)]
-        if self._credits is None and COUNT_OR_ABSENT.issuperset(map(type, said)) and _MODALITY_FIELDS.isdisjoint(usage):
-            return said
-        return self.counts()
+        return _counts_of(self._usage, self._credits)
 
     def response_model(self) -> str | None:
         return self._model
@@ -305,9 +288,23 @@ class GenerateContentTally:
             self._block_reason = reason
 
 
-def counts_from(said: Iterable[object]) -> dict[str, int | float]:
-    """Return the counts that the values of `COUNT_FIELDS` say."""
-    total, prompt, answer, thoughts, cached, tool_use = counts_of(said)
+def counts_said(said: list[object]) -> Counts:
+    """
+    Return the counts in what `GenerateContentTally.event_reader` journals in their place: usage object and credits.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    usage, spent = said
+    if not isinstance(usage, dict) or not (spent is None or isinstance(spent, int | float)):
+        raise ValueError("neither a usage object nor credits")
+    return _counts_of(usage, spent)
+
+
+def _counts_of(usage: dict[str, object], spent: int | float | None) -> Counts:
+    if not usage:
+        return {} if spent is None else {"consumed_credits": spent}
+    total, prompt, answer, thoughts, cached, tool_use = counts_of(map(usage.get, COUNT_FIELDS))
     counts: dict[str, int | float] = {
         "input_tokens": (prompt or 0) + (tool_use or 0),
         "output_tokens": (answer or 0) + (thoughts or 0),
@@ -320,6 +317,11 @@ def counts_from(said: Iterable[object]) -> dict[str, int | float]:
         counts["reasoning_output_tokens"] = thoughts
     if total is not None:
         counts["total_tokens"] = total
+    if not _MODALITY_FIELDS.isdisjoint(usage):
+        for field, suffix in MODALITY_LISTS.items():
+            add_by_modality(counts, usage.get(field), suffix)
+    if spent is not None:
+        counts["consumed_credits"] = spent
     return counts
 
 
@@ -388,5 +390,5 @@ DIALECT = Dialect(
     recognise=recognise,
     request_reader=path_alone,
     response_reader=response_reader,
-    counts_said=counts_from,
+    counts_said=counts_said,
 )

@@ -165,6 +165,10 @@ def _may_tell(text: bytes) -> bool:
     return b"\\u" in text and ESCAPED_LETTER in text
 
 
+def _says_nothing(text: bytes) -> bool:
+    return not _may_tell(text)
+
+
 def recognise(endpoint: Endpoint) -> Call | None:
     """Recognise by path on Google's hosts; only the POST that begins an interaction makes a model work."""
     provider = provider_of(endpoint.host)
@@ -180,7 +184,7 @@ def response_reader(call: Call, status: int, content_type: str, facts: RequestFa
     """Return a reader for one answer."""
     if status >= FIRST_ERROR_STATUS:
         return ErrorAnswerReader(call, status, facts)
-    return AnswerReader(InteractionTally(call, facts), content_type, end_is_final=True)
+    return AnswerReader(InteractionTally(call, facts), content_type, end_is_final=True, says_nothing=_says_nothing)
 
 
 DIALECT = Dialect(name=NAME, recognise=recognise, request_reader=model_and_stream, response_reader=response_reader)

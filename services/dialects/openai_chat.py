@@ -46,6 +46,12 @@ WORTH_LOOKING_MESSAGES = 3
 # JSON may spell any letter as an escape, `\u0075sage`; all letters have numbers below 0x80.
 ESCAPED_LETTER = b"\\u00"
 
+# With one of these members an object or chunk may say more than text, once its id and model are known; with
+# `service_tier` while that is not known either. The same for a choice, beside its `finish_reason`.
+TELLING_MEMBERS = frozenset(("error", "x_groq"))
+TELLING_MEMBERS_AT_FIRST = TELLING_MEMBERS | {"service_tier"}
+TELLING_CHOICE = frozenset(("error", "usage"))
+
 _PATH = path_ending("chat/completions", "agents/completions")
 _STORED_PATH = re.compile(r".*/chat/completions(?:/.*)?")
 _WRITER_PATH = path_ending("v1/chat")
@@ -68,6 +74,7 @@ class ChatTally:
         self._model: str | None = None
         self._response_id: str | None = None
         self._tier: str | None = None
+        self._telling_members = frozenset(("choices",))  # all of them, while id and model are not known
         self._finish_reasons: dict[int, str] = {}
         self.error_type: str | None = None
         self.is_blocked = False  # a filtered answer is an answer here, with counts and billed
@@ -90,14 +97,23 @@ class ChatTally:
         return [text for text in texts if self._may_tell(text)]
 
     def read(self, message: dict[str, object]) -> bool:
+        choices = message.get("choices")
+        if type(choices) is list and self._telling_members.isdisjoint(message) and not message.get("usage"):
+            for choice in choices:
+                if type(choice) is not dict or choice.get("finish_reason") or not TELLING_CHOICE.isdisjoint(choice):
+                    break
+            else:
+                if message.get("object") != "error":
+                    return False  # as nearly all chunks: text, and what every chunk has
         if self._response_id is None:
             self._response_id = name_of(message.get("id"))
         if self._model is None:
             self._model = name_of(message.get("model"))
         if self._tier is None:
             self._tier = name_of(message.get("service_tier"))
+        if self._response_id is not None and self._model is not None:
+            self._telling_members = TELLING_MEMBERS if self._tier is not None else TELLING_MEMBERS_AT_FIRST
         usage = message.get("usage")
-        choices = message.get("choices")
         if type(choices) is list:
             for position, choice in enumerate(choices):
                 if type(choice) is dict:

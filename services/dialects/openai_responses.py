@@ -21,6 +21,7 @@ WebSocket  One JSON object in each text message, of the client `response.create`
 
 import re
 from collections import deque
+from operator import methodcaller
 
 from services.dialects.answer import FIRST_ERROR_STATUS, AnswerReader, ErrorAnswerReader
 from services.dialects.counts import anomalies_of, error_name_of, json_of, name_of, object_of
@@ -317,7 +318,12 @@ def response_reader(call: Call, status: int, content_type: str, facts: RequestFa
     """Return a reader for one answer."""
     if status >= FIRST_ERROR_STATUS:
         return ErrorAnswerReader(call, status, facts)
-    return AnswerReader(ResponsesTally(call, facts), content_type, end_is_final=True)
+    return AnswerReader(
+        ResponsesTally(call, facts),
+        content_type,
+        end_is_final=True,
+        says_nothing=methodcaller("startswith", SILENT_PREFIXES),
+    )
 
 
 def socket_reader(call: Call, facts: RequestFacts) -> SocketReader:

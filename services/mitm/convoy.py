@@ -69,23 +69,23 @@ class Convoy:
         self.is_open = self._notes.is_holding = True
 
     def leave(self) -> None:
-        """Write what was noted, and send what waits."""
-        self._notes.write_held()
+        """Write what was noted, and send what waits, in the midst of a wake-up."""
+        self.close()
+        self.open()
+
+    def close(self) -> None:
+        """Write what was noted, and send what waits; the wake-up ends."""
+        notes = self._notes
+        notes.write_held()
         for send, unsent, data, whose in self._waiting:
-            sent = 0
             try:
-                if not unsent:
-                    sent = send(data)
+                sent = 0 if unsent else send(data)
             except BlockingIOError:
-                pass
+                sent = 0
             except OSError:
                 whose.sent_failed = True
                 continue
             if sent != len(data):
                 whose.keep(data[sent:])
         self._waiting.clear()
-
-    def close(self) -> None:
-        """The wake-up ends."""
-        self.leave()
-        self.is_open = self._notes.is_holding = False
+        self.is_open = notes.is_holding = False

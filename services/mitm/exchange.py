@@ -6,8 +6,6 @@ A core beside `relay.py`, which moves the bytes: what is fed here is about to be
 
 from collections.abc import Callable
 
-from orjson import dumps
-
 from services.mitm.observation import Abort, Observation, ObserverParts
 from services.mitm.socket_observation import SocketObservation, observe_socket
 from services.wire.event_chunk import event_in_chunk
@@ -206,12 +204,12 @@ class Exchange:
             self.awaits_event = body.is_between_chunks and observation.awaits_event
         return end
 
-    def chunk_follower(self) -> Callable[[bytearray, memoryview, int], bool] | None:
+    def chunk_follower(self) -> Callable[[bytes], bool] | None:
         """
         Return what follows a chunk that comes alone, as an event mostly does; None if there are no chunks to be read.
 
-        It is given `data`, a view of it and a size. If `data[:size]` is one chunk of the response, it does what
-        `follow_response` does and returns True; otherwise it does nothing and returns False.
+        It is given a piece. If that is one chunk of the response, it does what `follow_response` does and returns True;
+        otherwise it does nothing and returns False.
         """
         body, observation = self.response_body, self._observation
         if type(body) is not ChunkedBody or observation is None or not observation.reads_response:
@@ -219,21 +217,21 @@ class Exchange:
         only_chunk, response_content = body.only_chunk, observation.response_content
         read_event, journal = observation.event_reading() or _NO_EVENTS
 
-        def follow(data: bytearray, view: memoryview, size: int) -> bool:
-            if self.awaits_event and (found := event_in_chunk(data, size)) is not None:
+        def follow(piece: bytes) -> bool:
+            if self.awaits_event and (found := event_in_chunk(piece)) is not None:
                 event, content_bytes = found
                 observation.bytes_down += content_bytes
                 try:
                     if (members := read_event(event)) is not None:
-                        journal(dumps(members))
+                        journal(members)
                 except Exception as error:
                     observation.failed(error)
                     self.awaits_event = False
                 return True
-            start = only_chunk(data, size)
+            start = only_chunk(piece)
             if not start:
                 return False
-            response_content(bytes(view[start : size - 2]))
+            response_content(piece[start:-2])
             self.awaits_event = observation.awaits_event
             return True
 

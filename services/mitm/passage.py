@@ -11,13 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from services.mitm.convoy import PIECE_BYTES_MAX
 from services.mitm.poller import Poller
-from services.mitm.stream import BACKLOG_BYTES_MAX, PLAIN_BYTES, Stream
+from services.mitm.stream import BACKLOG_BYTES_MAX, Stream
 
-# Is shown a buffer, a view of it, and the size of the piece that stands there. True if that may be sent as it is;
-# False, with nothing done, if it needs another look.
-Follow: TypeAlias = Callable[[bytearray, memoryview, int], bool]
+# Is shown a piece. True if that may be sent as it is; False, with nothing done, if it needs another look.
+Follow: TypeAlias = Callable[[bytes], bool]
+
+# No TLS record holds more (RFC 8446 §5.1), and OpenSSL decrypts one at a time. Larger pieces than that do not wait for
+# others (convoy.py), so that all that pass here may.
+_RECORD_BYTES_MAX = 16 * 1024
 
 
 class Passage:
@@ -63,45 +65,49 @@ def open_passage(
         otherwise: Is called for what is not simple, with what to call instead of `Stream.receive`.
     """
     passage = Passage(poller.now, partial(poller.pass_no_more, source.descriptor))
-    recv_into, incoming, decrypt, scratch = source.reading()
-    cipher, plain, view = scratch.cipher, scratch.plain, scratch.plain_view
+    recv, incoming, decrypt, scratch = source.reading()
+    view, cipher_bytes = scratch.plain_view, len(scratch.cipher)
     send, encrypt, encrypted, unsent = sink.writing()
     feed, join = incoming.write, poller.convoy.join
 
-    # Closures, for what they hold is found faster than attributes.
+    # Closures, for what they hold is found faster than attributes. Pieces are short: bytes of their own take no longer
+    # than a view into a buffer, and less is to be said about them.
 
     def receive() -> bool:
         passage.moved_at = poller.now
         try:
-            size = recv_into(cipher)
+            data = recv(cipher_bytes)
         except OSError:
-            size = 0
-        if not size:
+            data = b""
+        if not data:
             otherwise(source.receive)  # which says why
             return False
-        feed(cipher[:size])
+        feed(data)
         return True
 
     def pass_on() -> None:
         try:
-            size = decrypt(PLAIN_BYTES, view)
+            piece = decrypt(_RECORD_BYTES_MAX)
         except ssl.SSLError as error:
             otherwise(partial(source.read_stopped, 0, error))
             return
-        if not size or incoming.pending:
-            otherwise(partial(source.read_on, size))
-        elif size > PIECE_BYTES_MAX or not follow(plain, view, size):
-            # `lambda: size` would do, but makes each look at `size` here one into a cell.
-            otherwise(partial(int, size))
-        else:
-            try:
-                encrypt(view[:size])
-            except ssl.SSLError:
-                sink.sent_failed = True
+        if piece and not incoming.pending:
+            if follow(piece):
+                try:
+                    encrypt(piece)
+                except ssl.SSLError:
+                    sink.sent_failed = True
+                    return
+                join((send, unsent, encrypted(), sink))
+                if unsent and len(unsent) > BACKLOG_BYTES_MAX:
+                    source.pause()
                 return
-            join((send, unsent, encrypted(), sink))
-            if unsent and len(unsent) > BACKLOG_BYTES_MAX:
-                source.pause()
+            go_on: Callable[[int], int] = int
+        else:
+            go_on = source.read_on
+        size = len(piece)
+        view[:size] = piece
+        otherwise(partial(go_on, size))
 
     poller.pass_by(source.descriptor, receive, pass_on)
     return passage

@@ -58,7 +58,8 @@ class Poller:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._readers: dict[int, Callable[[], None]] = {}
-        self._passages: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
+        # By what the epoll says when nothing but `READ` is there.
+        self._passages: dict[tuple[int, int], tuple[Callable[[], bool], Callable[[], None]]] = {}
         # `read_by(descriptor, on_readable)`: call that from now on where nothing but `READ` is there.
         self.read_by: Callable[[int, Callable[[], None]], None] = self._readers.__setitem__
         self._failures: dict[int, Callable[[], None]] = {}
@@ -86,11 +87,11 @@ class Poller:
 
     def pass_by(self, descriptor: int, receive: Callable[[], bool], pass_on: Callable[[], None]) -> None:
         """Call `receive` where nothing but `READ` is there, and `pass_on` if it says so; see the class."""
-        self._passages[descriptor] = receive, pass_on
+        self._passages[descriptor, READ] = receive, pass_on
 
     def pass_no_more(self, descriptor: int) -> None:
         """Undo `pass_by`."""
-        self._passages.pop(descriptor, None)
+        self._passages.pop((descriptor, READ), None)
 
     def change(self, descriptor: int, events: int) -> None:
         """Wait for other events."""
@@ -106,7 +107,7 @@ class Poller:
             return False
         del self._failures[descriptor]
         self._readers.pop(descriptor, None)
-        self._passages.pop(descriptor, None)
+        self._passages.pop((descriptor, READ), None)
         return True
 
     def close_socket(self, sock: socket.SocketType) -> None:
@@ -129,11 +130,13 @@ class Poller:
     def _dispatch(self) -> None:
         self.now = monotonic()
         ready = self._epoll.poll(0, _BATCH)
-        convoy, handlers, readers = self.convoy, self._handlers, self._readers
+        convoy = self.convoy
         convoy.open()
         try:
             if self._passages:
                 ready = self._pass_on(ready)
+            if ready:
+                handlers, readers = self._handlers, self._readers
             for descriptor, events in ready:
                 try:
                     if events == READ and descriptor in readers:
@@ -151,21 +154,21 @@ class Poller:
         """Take the steps of the passages, and return what else is ready."""
         passages = self._passages
         others, coming = [], []
-        for descriptor, events in ready:
-            if events != READ or descriptor not in passages:
-                others.append((descriptor, events))
+        for each in ready:
+            if each not in passages:
+                others.append(each)
                 continue
-            receive, pass_on = passages[descriptor]
+            receive, pass_on = passages[each]
             try:
                 if receive():
-                    coming.append((pass_on, descriptor))
+                    coming.append((pass_on, each))
             except Exception as error:
-                self._failed(descriptor, error)
-        for pass_on, descriptor in coming:
+                self._failed(each[0], error)
+        for pass_on, each in coming:
             try:
                 pass_on()
             except Exception as error:
-                self._failed(descriptor, error)
+                self._failed(each[0], error)
         return others
 
     def _failed(self, descriptor: int, error: Exception) -> None:

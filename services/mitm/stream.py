@@ -254,9 +254,9 @@ class Stream:
             self.ended = True
         return size or ENDED
 
-    def reading(self) -> tuple[Callable[[memoryview], int], ssl.MemoryBIO, Callable[[int, memoryview], int], Scratch]:
+    def reading(self) -> tuple[Callable[[int], bytes], ssl.MemoryBIO, Callable[[int], bytes], Scratch]:
         """Return what `receive` is made of under TLS: take ciphertext, its BIO, decrypt; and the buffers."""
-        return self._recv_into, self._incoming, self._read, self._scratch
+        return self.socket.recv, self._incoming, self._tls.read, self._scratch
 
     # -- writing -----------------------------------------------------------
 

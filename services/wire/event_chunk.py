@@ -12,18 +12,18 @@ _EVENT = rb"(?:event: [^\r\n]*+\r?\n)?data: ?+([^\n]*[^\r\n])\r?\n\r?\n"
 _match = re.compile(_SIZE + _EVENT + rb"\r\n").fullmatch
 
 
-def event_in_chunk(data: bytearray, size: int) -> tuple[bytes, int] | None:
+def event_in_chunk(piece: bytes) -> tuple[bytes, int] | None:
     """
-    Look whether `data[:size]` is one chunk, and that one event.
+    Look whether a piece is one chunk, and that one event.
 
     Returns:
         The event's data, and the size of the chunk's content; None if it is anything else.
     """
-    match = _match(data, 0, size)
+    match = _match(piece)
     if match is None:
         return None
     digits, text = match.groups()
     content_bytes = int(digits, 16)
-    if len(digits) + content_bytes + 4 != size or b"\r" in text:  # a CR ends lines, too
+    if len(digits) + content_bytes + 4 != len(piece) or b"\r" in text:  # a CR ends lines, too
         return None
     return text, content_bytes

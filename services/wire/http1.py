@@ -44,7 +44,9 @@ _find_fields_of_a_proxy = re.compile(
 HOST = rb"[0-9A-Za-z\-._~%!$&'()*+;=:\[\]]*+"
 _match_host = re.compile(HOST).fullmatch
 _CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;" + TEXT + rb")?\r\n")
-_match_chunk_start = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
+_CHUNK_START = rb"([0-9A-Fa-f]{1,15})\r\n"
+_match_chunk_start = re.compile(_CHUNK_START).match
+_match_next_chunk_start = re.compile(rb"\r\n" + _CHUNK_START).match
 _TRAILER_LINE = re.compile(FIELD_LINE)
 
 
@@ -344,31 +346,24 @@ class ChunkedBody:
         """
         while start < end and not self.done:
             if self.is_between_chunks:
-                # Nearly always the chunk lies before `end` as a whole. Others: the last one, which is empty, one that
-                # goes on, and a bad one.
-                match = _match_chunk_start(data, start, end)
-                if match is not None:
-                    first = match.end()
-                    last = first + int(match[1], 16)
-                    if first < last <= end - 2 and data.startswith(b"\r\n", last):
-                        content.append((first, last))
-                        start = last + 2
-                        continue
+                start = _follow_chunks(data, start, end, content)
+                if start == end:
+                    break
             start = self._follow_part(data, start, end, content)
         return start
 
-    def only_chunk(self, data: bytearray, end: int) -> int:
+    def only_chunk(self, piece: bytes) -> int:
         """
-        Tell, and nothing else, whether the next bytes, `data[:end]`, are one chunk, from its size to its end.
+        Tell, and nothing else, whether the next bytes, `piece`, are one chunk, from its size to its end.
 
         Returns:
-            Where its content starts, which ends 2 before `end`; 0 if they are anything else.
+            Where its content starts, which ends 2 before the piece; 0 if they are anything else.
         """
         if self.is_between_chunks:
-            match = _match_chunk_start(data, 0, end)
+            match = _match_chunk_start(piece)
             if match is not None:
-                start = match.end()
-                if start < end - 2 == start + int(match[1], 16) and data.endswith(b"\r\n", 0, end):
+                start, end = match.end(), len(piece) - 2
+                if start < end == start + int(match[1], 16) and piece.endswith(b"\r\n"):
                     return start
         return 0
 
@@ -429,6 +424,27 @@ class ChunkedBody:
             self.done = True
         elif not _TRAILER_LINE.fullmatch(line):
             raise HttpInvalid(f"trailer line of {len(line)} bytes is malformed")
+
+
+def _follow_chunks(data: bytearray, start: int, end: int, content: list[tuple[int, int]]) -> int:
+    """
+    Follow those chunks that lie before `end` as a whole, which nearly always are all; return where they end.
+
+    Others are the last one, which is empty, one that goes on, and a bad one.
+    """
+    match = _match_chunk_start(data, start, end)
+    while match is not None:
+        first = match.end()
+        last = first + int(match[1], 16)
+        if not first < last <= end - 2:
+            break
+        # What ends this chunk, and what begins the next one.
+        match = _match_next_chunk_start(data, last, end)
+        if match is None and not data.startswith(b"\r\n", last):
+            break
+        content.append((first, last))
+        start = last + 2
+    return start
 
 
 Body: TypeAlias = NoBody | LengthBody | ChunkedBody | UntilCloseBody

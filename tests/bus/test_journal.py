@@ -423,6 +423,10 @@ def test_exchanges_that_are_not_over_are_counted_by_their_run(tmp_path: Path) ->
     journal.start("x", usage_json("x", reason='"run":"01KC"'))
     journal.start("y", b"{}")
     journal.progress("1", b'{"usage":{}}')
+    # Progress is merged into a draft after a while, counts as a provider said them too.
+    journal.start("z", usage_json("z", client=Client(uid=1)))
+    for number in range(40):
+        journal.progress("z", b'{"usage":[{"n":%d,"run":"01KC","client":{"run":"01KD"}}]}' % number)
     assert journal.open_runs() == {"01KA": 2, "01KB": 1}
     journal.finish("0", [usage_json("0")])
     journal.finish("1", [usage_json("1")])

@@ -2,8 +2,10 @@
 
 import pytest
 
+from services.dialects.answer import EVENT_STREAM, FIRST_ERROR_STATUS, AnswerReader
 from services.dialects.recognise import recognise
 from services.events.usage import Outcome
+from services.wire.sse import ServerSentEventReader
 from tests.support.captures import CAPTURES, Capture, captures
 from tests.support.codings import CODERS, coded
 from tests.support.reading import facts_of, flat, read, reader_of
@@ -52,6 +54,32 @@ def test_a_request_says_the_same_however_tcp_cut_it(capture: Capture) -> None:
     assert expected.model == capture.expected[0]["request_model"]
     for pieces in every_split(capture.request_body):
         assert facts_of(call, pieces) == expected
+
+
+EVENT_STREAMS = [
+    param
+    for param in ALL
+    if param.values[0].content_type.startswith(EVENT_STREAM) and param.values[0].status < FIRST_ERROR_STATUS
+]
+
+
+@pytest.mark.parametrize("capture", EVENT_STREAMS)
+def test_a_stream_costs_the_same_if_its_events_come_alone(capture: Capture) -> None:
+    """They are read by the shorter way wherever that is allowed, and told when the counts have changed."""
+    call = recognise(capture.method, capture.host, capture.target)
+    facts = facts_of(call, [capture.request_body])
+    plain, short = (reader_of(call, capture.status, capture.content_type, facts, capture.headers) for _ in range(2))
+    assert isinstance(short, AnswerReader)
+    read_event = short.event_reader()
+    for text in ServerSentEventReader().feed_data(capture.response_body):
+        event = b"".join(b"data: %b\n" % line for line in text.split(b"\n")) + b"\n"
+        changed = plain.feed(event)
+        if short.takes_events and b"\n" not in text:
+            assert (read_event(text) is not None) == changed
+        else:
+            short.feed(event)
+        assert short.progress() == plain.progress()
+    assert short.end(complete=True) == plain.end(complete=True)
 
 
 STREAMS = [param for param in ALL if is_stream(param.values[0].content_type) and param.values[0].status == 200]

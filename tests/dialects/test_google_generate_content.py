@@ -250,13 +250,21 @@ def test_an_event_that_comes_alone_is_worth_the_same(call: Call, texts: list[byt
     read_event = short.event_reader()
     for text in texts:
         changed = plain.feed(b"data: %b\n\n" % text)
-        members = read_event(text)
-        assert (members is not None) == changed
-        if members is not None:
+        told = read_event(text)
+        assert (told is not None) == changed
+        if told is not None:
+            members = json.loads(told)
             usage = members["usage"]
             said = counts_said(call.dialect or "", usage) if isinstance(usage, list) else usage
             assert (said, members["response_model"]) == (plain.counts(), plain.response_model())
     assert short.end(complete=True) == plain.end(complete=True)
+
+
+def event_of(usage: bytes) -> bytes:
+    """Return an event of text and counts, as nearly all are."""
+    return (
+        b'{"response":{"candidates":[{}],"usageMetadata":%b,"modelVersion":"m","responseId":"r"},"traceId":"t"}' % usage
+    )
 
 
 def test_an_event_of_text_and_counts_is_journaled_as_it_was_said() -> None:
@@ -264,13 +272,32 @@ def test_an_event_of_text_and_counts_is_journaled_as_it_was_said() -> None:
     reader = reader_of(CLOUD_CODE, 200, "text/event-stream")
     assert isinstance(reader, AnswerReader)
     read_event = reader.event_reader()
-    texts = [
-        b'{"response":{"candidates":[],"usageMetadata":{"totalTokenCount":%d},"modelVersion":"m","responseId":"r"},'
-        b'"traceId":"t"}' % count
-        for count in (1, 2)
+    usages = [
+        b'{"totalTokenCount":%d,"promptTokensDetails":[{"modality":"TEXT","tokenCount":1}]}' % count for count in (1, 2)
     ]
-    assert read_event(texts[0]) == {
-        "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 1},
+    assert json.loads(read_event(event_of(usages[0])) or b"") == {
+        "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 1, "text_input_tokens": 1},
         "response_model": "m",
     }
-    assert read_event(texts[1]) == {"usage": [2, None, None, None, None, None], "response_model": "m"}
+    assert read_event(event_of(usages[1])) == b'{"usage":[%b,null],"response_model":"m"}' % usages[1]
+    assert read_event(event_of(usages[1])) is None
+
+
+def test_what_can_be_read_and_not_be_written_as_it_was_said_counts_all_the_same() -> None:
+    """orjson reads deeper nests than it writes."""
+    reader = reader_of(CLOUD_CODE, 200, "text/event-stream")
+    assert isinstance(reader, AnswerReader)
+    read_event = reader.event_reader()
+    read_event(event_of(b'{"totalTokenCount":1}'))
+    told = read_event(event_of(b'{"totalTokenCount":2,"trafficType":%b1%b}' % (b"[" * 500, b"]" * 500)))
+    assert json.loads(told or b"")["usage"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 2}
+
+
+def test_what_nobody_knows_of_a_usage_object_is_not_journaled() -> None:
+    """It could be anything, a part of the prompt for one."""
+    reader = reader_of(CLOUD_CODE, 200, "text/event-stream")
+    assert isinstance(reader, AnswerReader)
+    read_event = reader.event_reader()
+    read_event(event_of(b'{"totalTokenCount":1}'))
+    told = read_event(event_of(b'{"totalTokenCount":2,"note":"private"}'))
+    assert json.loads(told or b"")["usage"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 2}

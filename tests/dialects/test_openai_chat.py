@@ -209,6 +209,39 @@ def test_no_message_makes_a_tally_raise(messages: list[dict[str, object]]) -> No
             assert tally.record(outcome).counts == tally.counts()
 
 
+CHUNKS = st.fixed_dictionaries(
+    {"id": st.sampled_from(["", "r", 1]), "model": st.sampled_from(["", "m"])},
+    optional={
+        "object": st.sampled_from(["chat.completion.chunk", "error", None]),
+        "choices": st.lists(
+            st.fixed_dictionaries(
+                {"index": COUNTS},
+                optional={
+                    "finish_reason": st.sampled_from([None, "", "stop", 1, []]),
+                    "usage": COUNTS | st.builds(usage, COUNTS, COUNTS),
+                    "error": st.sampled_from([None, {}, {"type": "e"}]),
+                },
+            )
+            | JSONS,
+            max_size=2,
+        )
+        | JSONS,
+        "usage": JSONS | st.builds(usage, COUNTS, COUNTS),
+        "service_tier": st.sampled_from([None, "auto", "default"]),
+        "error": st.sampled_from([None, {}, {"type": "e"}]),
+    },
+)
+
+
+@given(messages=st.lists(CHUNKS, max_size=6))
+def test_a_chunk_that_is_known_to_bring_text_alone_brings_nothing_else(messages: list[dict[str, object]]) -> None:
+    """With an empty `x_groq`, which says nothing, every chunk is looked at in full: the result is the same."""
+    tally, thorough = ChatTally(CALL, RequestFacts()), ChatTally(CALL, RequestFacts())
+    for message in messages:
+        assert tally.read(message) == thorough.read(message | {"x_groq": None})
+        assert tally.record(Outcome.OK) == thorough.record(Outcome.OK)
+
+
 # ---- whose requests these are
 
 

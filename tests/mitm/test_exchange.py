@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from services.mitm.exchange import Exchange
 from services.mitm.observation import Abort
+from services.mitm.outbox import restored
 from services.wire.http1 import HttpInvalid, ResponseHead, read_request_head
 from services.wire.usual_head import usual_response_head
 from tests.support.mitm import get, post
@@ -24,11 +25,11 @@ FINAL = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %
 class Passing:
     """An exchange that is fed bytes, as the relay feeds it."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: bytes, host: str = HOST) -> None:
         self.around = Observing()
         self.exchange = Exchange()
         head = request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-        observation = self.around.observe(HOST, head, 10.0)
+        observation = self.around.observe(host, head, 10.0)
         data = bytearray(request)
         self.request_end = self.exchange.begin(
             read_request_head(head), observation, data, memoryview(data), len(head), len(data)
@@ -194,20 +195,85 @@ def test_chunks_that_come_alone_are_followed_as_any_others(cuts: list[int]) -> N
         follow = passing.exchange.chunk_follower()
         assert follow is not None
         for piece in pieces:
-            data = bytearray(piece)
-            assert not follow(data, memoryview(data), len(data) - 1)
+            assert not follow(piece[:-1])
             if not follow_alone:
                 assert passing.follow(piece) == len(piece)
             else:
-                assert follow(data, memoryview(data), len(data))
-        last = bytearray(b"0\r\n\r\n")
-        assert not follow(last, memoryview(last), len(last))
-        passing.follow(bytes(last), 12.0)
+                assert follow(piece)
+        last = b"0\r\n\r\n"
+        assert not follow(last)
+        passing.follow(last, 12.0)
         [record] = passing.records
         assert record["bytes"]["down"] == len(ANSWER)
         records.append({name: value for name, value in record.items() if name not in ("event_id", "exchange_id")})
     assert records[0] == records[1]
     assert records[0]["usage"]["output_tokens"] == 9
+
+
+STREAM_HEAD = CHUNKED.replace(b"application/json", b"text/event-stream")
+STREAMS = {
+    ("generativelanguage.googleapis.com", "/v1beta/models/m:streamGenerateContent?alt=sse"): [
+        '{"candidates":[{}],"usageMetadata":{"totalTokenCount":%d},"modelVersion":"m","responseId":"r"}',
+        '{"candidates":[{}],"usageMetadata":{"promptTokenCount":%d,"totalTokenCount":9,"promptTokensDetails":[{"modality":1,"tokenCount":2}]}}',
+        '{"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"totalTokenCount":%d}}',
+        '{"error":{"code":%d}}',
+    ],
+    ("api.openai.com", "/v1/chat/completions"): [
+        '{"id":"r","model":"m","choices":[{"index":%d,"finish_reason":null}],"usage":null}',
+        '{"id":"r","model":"m","choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":2}}',
+        '{"id":"r","choices":[{"index":%d,"finish_reason":"stop"}]}',
+        "[DONE]%.0d",
+    ],
+    (HOST, "/v1/messages"): [
+        '{"type":"message_start","message":{"model":"m","usage":{"input_tokens":%d,"output_tokens":1}}}',
+        '{"type":"content_block_delta","index":%d}',
+        '{"type":"message_delta","usage":{"output_tokens":%d}}',
+        '{"type":"message_stop"}%.0d',
+    ],
+    ("api.openai.com", "/v1/responses"): [
+        '{"type":"response.output_text.delta","delta":"%d"}',
+        '{"type":"response.completed","response":{"model":"m","usage":{"input_tokens":%d,"output_tokens":1}}}',
+    ],
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: str(stream[1]))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.sampled_from(["", "", "", "with the next", "in two"]))),
+    st.sampled_from(["data: {}\n\n", "event: e\r\ndata: {}\r\n\r\n", "data: {{\ndata: {}\n\n", "data: {}{{\n\n"]),
+)
+def test_a_stream_whose_events_come_alone_is_read_as_any_other(
+    stream: tuple[str, str], coming: list[tuple[int, int, str]], odd: str
+) -> None:
+    """Entry for entry, once what was journaled as it was said is made counts; the last event of all is an odd one."""
+    host, target = stream
+    events = [(STREAMS[stream][kind % len(STREAMS[stream])] % number, how) for kind, number, how in coming]
+    pieces = [b""]
+    for text, how in events:
+        content = f"data: {text}\n\n".encode()
+        if how == "in two":
+            pieces += [chunk(content[:9]), chunk(content[9:]), b""]
+        else:
+            pieces[-1] += chunk(content)
+            pieces += [b""] if not how else []
+    pieces.append(chunk(odd.format("{}").encode()))
+    told: list[list[object]] = []
+    for alone in (False, True):
+        passing = Passing(post(host, BODY, target), host)
+        passing.begin_response(STREAM_HEAD)
+        follow = passing.exchange.chunk_follower()
+        assert follow is not None
+        for piece in filter(None, pieces):
+            if not alone or not follow(piece):
+                assert passing.follow(piece) == len(piece)
+        passing.follow(b"0\r\n\r\n", 12.0)
+        dialect = passing.records[0]["dialect"]
+        told.append([])
+        for kind, _, content in passing.around.outbox.entries:
+            members = content if isinstance(content, dict) else content[0] | {"event_id": "", "exchange_id": ""}
+            if kind != "start":
+                told[-1].append((kind, restored({"dialect": dialect} | members)))
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,15 @@ from tests.support.data_path import HOST, data_path, events
 
 def test_counts_that_stand_as_they_were_said_become_counts() -> None:
     """Of the dialect that the draft names; everything else stays."""
-    draft = {"dialect": "google-cloudcode", "usage": [9, 4, None, 5, 2, None], "response_model": "m"}
+    usage = {
+        "totalTokenCount": 9,
+        "promptTokenCount": 4,
+        "thoughtsTokenCount": 5,
+        "cachedContentTokenCount": 2,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 4}],
+        "trafficType": "ON_DEMAND",
+    }
+    draft = {"dialect": "google-cloudcode", "usage": [usage, 1.5], "response_model": "m"}
     assert restored(draft) == {
         "dialect": "google-cloudcode",
         "usage": {
@@ -23,6 +31,8 @@ def test_counts_that_stand_as_they_were_said_become_counts() -> None:
             "cache_read_input_tokens": 2,
             "reasoning_output_tokens": 5,
             "total_tokens": 9,
+            "text_input_tokens": 4,
+            "consumed_credits": 1.5,
         },
         "response_model": "m",
     }
@@ -39,9 +49,9 @@ def test_a_dialect_that_is_not_known_any_more_said_nothing() -> None:
     assert restored({"dialect": "forgotten", "usage": [1]})["usage"] == {}
 
 
-@pytest.mark.parametrize("said", [[9, 4, None, 5, 2], [9, 4, None, 5, 2, None, 3], []])
+@pytest.mark.parametrize("said", [[9, 4, None, 5, 2, None], [9, None], [{}, "1"], [{}], []])
 def test_counts_that_were_listed_otherwise_said_nothing(said: list[object]) -> None:
-    """By a process that knew fewer of them, or more: what it left is restored at each start, and must not stop that."""
+    """By a process of another version: what it left is restored at each start, and must not stop that."""
     assert restored({"dialect": "google-cloudcode", "usage": said, "model": "m"}) == {
         "dialect": "google-cloudcode",
         "usage": {},
@@ -75,6 +85,6 @@ def test_a_stream_that_its_process_did_not_survive_has_its_last_counts(tmp_path:
             assert path.client.read(len(piece)) == piece
         [epoch] = (tmp_path / "mitm-0").iterdir()
         said, record = (only_record(PastEpoch(epoch, restore)) for restore in (None, restored))
-    assert said["usage"] == [1237, 1234, 3, None, None, None]
+    assert said["usage"] == [{"promptTokenCount": 1234, "candidatesTokenCount": 3, "totalTokenCount": 1237}, None]
     assert (record["outcome"], record["response_model"]) == ("truncated", "gemini-3-flash")
     assert record["usage"] == {"input_tokens": 1234, "output_tokens": 3, "total_tokens": 1237}

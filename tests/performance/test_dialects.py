@@ -13,7 +13,7 @@ CALLS = {
     "google-cloudcode": (17.0, 3.0),
     "google-generate-content": (16.0, 2.8),
     "anthropic-messages": (14.0, 2.5),
-    "openai-chat": (19.0, 1.8),
+    "openai-chat": (17.0, 1.9),
     "openai-responses": (14.0, 2.5),
     "cohere-chat": (14.0, 2.5),
     "google-interactions": (14.0, 1.5),

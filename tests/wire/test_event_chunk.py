@@ -13,11 +13,6 @@ def chunk(content: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(content), content)
 
 
-def look(piece: bytes) -> tuple[bytes, int] | None:
-    """Look at a piece in a buffer that has other things behind it."""
-    return event_in_chunk(bytearray(piece + b"\r\n\r\ndata: before\n\n\r\n"), len(piece))
-
-
 def as_readers_see(piece: bytes) -> tuple[list[bytes], int, bool]:
     """Return the events, the bytes of content, and whether both readers stand between two of theirs."""
     body, events = ChunkedBody(), ServerSentEventReader()
@@ -41,7 +36,7 @@ def as_readers_see(piece: bytes) -> tuple[list[bytes], int, bool]:
 )
 def test_the_shapes_that_providers_send_are_seen(content: bytes, text: bytes) -> None:
     """With its data and the size of what it stands in."""
-    assert look(chunk(content)) == (text, len(content))
+    assert event_in_chunk(chunk(content)) == (text, len(content))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +64,7 @@ def test_the_shapes_that_providers_send_are_seen(content: bytes, text: bytes) ->
 )
 def test_whatever_else_comes_is_left_to_the_readers(piece: bytes) -> None:
     """Halves, several, other fields, bad sizes."""
-    assert look(piece) is None
+    assert event_in_chunk(piece) is None
 
 
 CONTENT = st.lists(
@@ -90,7 +85,7 @@ PIECES = st.one_of(
 @example(chunk(b"data: \xef\xbb\xbf\n\n"))
 def test_what_is_seen_is_what_the_readers_find(piece: bytes) -> None:
     """Never anything else, and afterwards they stand where they stood."""
-    seen = look(piece)
+    seen = event_in_chunk(piece)
     if seen is None:
         return
     text, content_bytes = seen
