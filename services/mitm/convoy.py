@@ -48,21 +48,17 @@ class Convoy:
 
     Attributes:
         is_open: A wake-up is under way, and what is sent may `join`.
+        waiting: What has; the next piece beyond `PIECES_MAX` has to `leave` by itself.
     """
 
-    __slots__ = ("_notes", "_waiting", "is_open", "join")
+    __slots__ = ("_notes", "is_open", "join", "waiting")
 
     def __init__(self, notes: Notes | None = None) -> None:
         self._notes = notes or _NothingNoted()
-        self._waiting: list[tuple[Callable[[bytes], int], bytearray, bytes, Waits]] = []
+        self.waiting: list[tuple[Callable[[bytes], int], bytearray, bytes, Waits]] = []
         self.is_open = False
         # With the socket's `send`, what waits for the socket already, the piece, and whose it is.
-        self.join = self._waiting.append
-
-    @property
-    def is_full(self) -> bool:
-        """It should leave before another joins."""
-        return len(self._waiting) >= PIECES_MAX
+        self.join = self.waiting.append
 
     def open(self) -> None:
         """A wake-up begins."""
@@ -77,7 +73,7 @@ class Convoy:
         """Write what was noted, and send what waits; the wake-up ends."""
         notes = self._notes
         notes.write_held()
-        for send, unsent, data, whose in self._waiting:
+        for send, unsent, data, whose in self.waiting:
             try:
                 sent = 0 if unsent else send(data)
             except BlockingIOError:
@@ -87,5 +83,5 @@ class Convoy:
                 continue
             if sent != len(data):
                 whose.keep(data[sent:])
-        self._waiting.clear()
+        self.waiting.clear()
         self.is_open = notes.is_holding = False

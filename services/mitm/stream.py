@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ssl import MemoryBIO, SSLWantReadError
 from typing import Any, TypeAlias
 
-from services.mitm.convoy import PIECE_BYTES_MAX
+from services.mitm.convoy import PIECE_BYTES_MAX, PIECES_MAX
 from services.mitm.poller import BROKEN, READ, WRITE, Poller
 
 # Ciphertext taken from a socket at once: several full TLS records, small enough for the processor's cache.
@@ -277,7 +277,7 @@ class Stream:
                 return len(self._unsent)
             data = self._outgoing.read()
             convoy = self._convoy
-            if convoy.is_open and not convoy.is_full:
+            if convoy.is_open and len(convoy.waiting) < PIECES_MAX:
                 unsent = self._unsent
                 convoy.join((self._send, unsent, data, self))
                 return len(unsent)
@@ -292,7 +292,7 @@ class Stream:
     def _send_raw(self, data: memoryview | bytes) -> int:
         convoy = self._convoy
         if convoy.is_open:
-            if len(data) <= PIECE_BYTES_MAX and type(data) is bytes and not convoy.is_full:
+            if len(data) <= PIECE_BYTES_MAX and type(data) is bytes and len(convoy.waiting) < PIECES_MAX:
                 convoy.join((self._send, self._unsent, data, self))
                 return len(self._unsent)
             convoy.leave()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.mitm.convoy import PIECES_MAX, Convoy
+from services.mitm.convoy import Convoy
 
 
 class Notes:
@@ -119,16 +119,16 @@ def test_a_socket_that_has_gone_is_noted_and_stops_nobody(notes: Notes, sender: 
     gone.near.close()
 
 
-def test_a_convoy_is_full_at_its_limit(notes: Notes, sender: Sender) -> None:
-    """Until it has left."""
+def test_what_waits_is_known_until_it_has_left(notes: Notes, sender: Sender) -> None:
+    """So that senders can keep to the limit."""
     convoy = Convoy(notes)
     convoy.open()
-    for _ in range(PIECES_MAX):
-        assert not convoy.is_full
+    for count in range(3):
+        assert len(convoy.waiting) == count
         sender.join(convoy, b"x")
-    assert convoy.is_full
     convoy.leave()
-    assert not convoy.is_full
+    assert not convoy.waiting
+    assert convoy.is_open
     convoy.close()
 
 

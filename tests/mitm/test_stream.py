@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.mitm.convoy import PIECES_MAX
 from services.mitm.stream import BROKEN_OFF, ENDED, NOTHING_YET, TlsFailed
 from tests.support.raw_upstream import server_context
 from tests.support.stream_bench import Bench
@@ -94,6 +95,23 @@ def test_what_the_socket_does_not_take_is_kept_and_sent_in_order(bench: Bench) -
         bench.turn()
     reading.join(10)
     assert received == data and bench.drained == 1
+
+
+def test_a_wake_up_holds_only_so_many_pieces(bench: Bench) -> None:
+    """One more makes them leave before its end."""
+    bench.watch()
+    bench.far.settimeout(0)
+    convoy = bench.poller.convoy
+    convoy.open()
+    for _ in range(PIECES_MAX):
+        bench.stream.send(b"x")
+    with pytest.raises(BlockingIOError):
+        bench.far.recv(1)
+    bench.stream.send(b"y")
+    bench.far.settimeout(10)
+    with bench.far.makefile("rb") as far:
+        assert far.read(PIECES_MAX + 1) == b"x" * PIECES_MAX + b"y"
+    convoy.close()
 
 
 def test_sending_to_one_who_has_gone_does_not_raise(bench: Bench) -> None:
