@@ -154,7 +154,9 @@ class Observation:
             if self._call.kind is _OTHER:
                 self.count(now)
             else:
-                self._write_unread(now)
+                reason = self._problem or "endpoint is not known"
+                alike = unread_record(self._call.provider, self._host, self._client, reason)
+                self._parts.outbox.finish(None, [self._written_like(alike, now)])
         except Exception as error:
             self.failed(error)
 
@@ -250,10 +252,6 @@ class Observation:
         record["timing"] = timing
         record["bytes"] = transferred
         return dumps(record)
-
-    def _write_unread(self, now: float) -> None:
-        alike = unread_record(self._call.provider, self._host, self._client, self._problem or "endpoint is not known")
-        self._parts.outbox.finish(None, [self._written_like(alike, now)])
 
     def _written_like(self, alike: dict[str, object], now: float) -> bytes:
         """Write a record to which nothing is added but what every exchange has."""
