@@ -36,7 +36,7 @@ def command(arguments: Sequence[str], environ: Mapping[str, str], now: datetime)
         match chosen.command:
             case "up":
                 state.make()
-                return up.up(settings, tree, api)
+                return up.up(settings, state, tree, api)
             case "status":
                 return status.status(settings, state, tree)
             case "health":

@@ -1,4 +1,4 @@
-"""What the kernel knows: who descends from whom (/proc, proc(5)), who listens on a port."""
+"""What the kernel knows: who descends from whom (/proc, proc(5)), who listens on a port, who holds a lock."""
 
 import contextlib
 import os
@@ -79,9 +79,18 @@ def holder_of(port: int) -> str | None:
     return None
 
 
-def _rows(table: str) -> list[list[str]]:
+def holder_of_lock(path: Path) -> str | None:
+    """Return who holds a lock of flock(2) on a file as `pid N (command)`, None if nobody whom we may see does."""
+    inode = str(path.stat().st_ino)
+    for fields in _rows("/proc/locks", header=False):  # proc(5): 1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:
+            return f"pid {fields[4]} ({_command_of(int(fields[4])) or 'unknown'})"
+    return None
+
+
+def _rows(table: str, *, header: bool = True) -> list[list[str]]:
     try:
-        return [line.split() for line in Path(table).read_text().splitlines()[1:]]
+        return [line.split() for line in Path(table).read_text().splitlines()[header:]]
     except OSError:
         return []
 

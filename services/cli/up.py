@@ -14,20 +14,23 @@ from services.cli.readiness import Lack, lacks, sign_in_address
 from services.cli.tables import usage_table
 from services.cli.upstream import Api, ApiRefused, ApiUnreachable
 from services.runtime.settings import Settings, loopback_tcp
+from services.runtime.state import StateDirectory
 
 PROMPT = "In one short sentence: what does a meter do?"
 # Beside the language server's own start: four interpreters, keys, a ledger, and roles that a dying predecessor holds.
 _START_TIMEOUT_S = 45.0
+# A process lets its work drain for ten seconds.
+_ENDING_TIMEOUT_S = 12.0
 _LOG_LINES = 15
 
 
-def up(settings: Settings, tree: ProcessTree, api: Api) -> int:
+def up(settings: Settings, state: StateDirectory, tree: ProcessTree, api: Api) -> int:
     """Start Wiremeter and prove it; return the exit status."""
     running = tree.pid()
     if running is not None:
         print(f"Wiremeter is running here already (supervisord has pid {running}).")
         return _show_running(settings, tree, api)
-    taken = ports_taken(settings)
+    taken = ports_taken(settings) or state_taken(state)
     if taken:
         print("\n".join(taken), file=sys.stderr)
         return 1
@@ -61,6 +64,17 @@ def ports_taken(settings: Settings) -> list[str]:
         f"port {port} is taken by {kernel.holder_of(port) or 'another program'}; stop that, or set {name}"
         for name, (host, port) in wanted.items()
         if kernel.is_taken(host, port)
+    ]
+
+
+def state_taken(state: StateDirectory) -> list[str]:
+    """Name who works on our state directory, which is another checkout's; those of a dying one get time to end."""
+    if wait_until(lambda: not state.locks_held(), _ENDING_TIMEOUT_S):
+        return []
+    holders = {kernel.holder_of_lock(lock) or "another program": None for lock in state.locks_held()}
+    return [
+        f"{state.home} is in use by {holder}; stop the Wiremeter that it belongs to, or set WIREMETER_HOME"
+        for holder in holders
     ]
 
 

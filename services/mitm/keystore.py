@@ -118,7 +118,7 @@ class Keystore:
         directory = self._config.ca_directory
         key_path, certificate_path = directory / "key.pem", directory / "ca.pem"
         now = self._clock()
-        reason = "there is none"
+        reason = None
         if key_path.exists() and certificate_path.exists():
             try:
                 authority = read_authority(certificate_path.read_bytes(), key_path.read_bytes())
@@ -136,7 +136,10 @@ class Keystore:
         authority = make_authority(self._config.intercept_hosts, now)
         write_atomically(key_path, authority.key_pem(), 0o600)
         write_atomically(certificate_path, authority.certificate_pem(), 0o600)
-        self._logs.warning("authority.made", reason=reason, hint="restart programs that trusted the one before")
+        if reason is None:
+            self._logs.info("authority.made", reason="there is none")
+        else:
+            self._logs.warning("authority.made", reason=reason, hint="restart programs that trusted the one before")
         return authority
 
     def _accept_foreign(self, authority: Pair, path: Path) -> None:

@@ -166,6 +166,16 @@ class StateDirectory:
             raise RoleTaken(f"another {role} is running in {self.home}") from error
         return descriptor
 
+    def locks_held(self) -> list[Path]:
+        """Return the locks in the directory that processes hold now, those of roles among them."""
+        held = []
+        for lock in sorted(self.run.glob("*.lock")):
+            try:
+                os.close(self.take_role(lock.stem))
+            except RoleTaken:
+                held.append(lock)
+        return held
+
 
 def _arranged() -> Path | None:
     """Return the place that the language server's user can read, if there is one and it is ours."""

@@ -1,13 +1,15 @@
-"""What the kernel knows about processes and ports."""
+"""What the kernel knows about processes, ports and locks."""
 
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from services.cli.kernel import holder_of, is_taken, members_below, still_there
+from services.cli.kernel import holder_of, holder_of_lock, is_taken, members_below, still_there
 
 WAITS_FOR_INPUT = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 
@@ -50,3 +52,14 @@ def test_the_listener_of_a_port_is_found(address: str) -> None:
         assert holder is not None and holder.startswith(f"pid {os.getpid()} (")
     assert not is_taken(address, port)
     assert holder_of(port) is None
+
+
+def test_the_holder_of_a_lock_is_found(tmp_path: Path) -> None:
+    """By its pid and command; a file without a lock has none."""
+    path = tmp_path / "a.lock"
+    with path.open("w") as file:
+        assert holder_of_lock(path) is None
+        fcntl.flock(file, fcntl.LOCK_SH)
+        holder = holder_of_lock(path)
+        assert holder is not None and holder.startswith(f"pid {os.getpid()} (")
+    assert holder_of_lock(path) is None

@@ -2,14 +2,16 @@
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from services.cli.process import ProcessTree
-from services.cli.up import ports_taken, up
+from services.cli.up import ports_taken, state_taken, up
 from services.cli.upstream import Api
 from services.runtime.settings import Settings, settings_from
+from services.runtime.state import StateDirectory
 from tests.support.checkout import checkout, own_ports
 from tests.support.eventually import eventually
 from tests.support.stub_services import Tree
@@ -20,6 +22,12 @@ def settings(**changes: str) -> Settings:
     found = settings_from({}, own_ports() | changes, problems)
     assert problems == []
     return found
+
+
+def tree_state(tree: Tree) -> StateDirectory:
+    state = StateDirectory(home=tree.copy.home)
+    state.make()
+    return state
 
 
 @pytest.fixture
@@ -49,9 +57,36 @@ def test_nothing_is_started_on_ports_that_are_taken(tree: Tree, capsys: pytest.C
     """Status 1, and no process."""
     found = settings()
     with socket.create_server(("127.0.0.1", found.mitm.port)):
-        assert up(found, ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 1
+        assert up(found, tree_state(tree), ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 1
     assert "or set mitm.port" in capsys.readouterr().err
     assert tree.copy.processes() == {}
+
+
+def test_nothing_is_started_on_a_state_directory_in_use(
+    tree: Tree, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another checkout, on other ports: its processes would fight with ours for each role."""
+    monkeypatch.setattr("services.cli.up._ENDING_TIMEOUT_S", 0.2)
+    found, state = settings(), tree_state(tree)
+    held = state.take_role("mitm-0")
+    try:
+        assert up(found, state, ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 1
+    finally:
+        os.close(held)
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"{state.home} is in use by pid {os.getpid()} (")
+    assert shown.endswith("; stop the Wiremeter that it belongs to, or set WIREMETER_HOME\n")
+    assert tree.copy.processes() == {}
+
+
+def test_those_of_a_wiremeter_that_ends_are_waited_for(tree: Tree) -> None:
+    """Also when supervisord was killed and they still let their work drain."""
+    state = tree_state(tree)
+    held = state.take_role("accountant")
+    ending = threading.Timer(0.3, os.close, [held])
+    ending.start()
+    assert state_taken(state) == []
+    ending.join()
 
 
 def test_a_second_one_finds_the_first(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +94,7 @@ def test_a_second_one_finds_the_first(tree: Tree, capsys: pytest.CaptureFixture[
     tree.start()
     eventually("all started", tree.all_started)
     found = settings()
-    assert up(found, ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 1
+    assert up(found, tree_state(tree), ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 1
     shown = capsys.readouterr()
     assert "is running here already (supervisord has pid" in shown.out
     assert "mitm:mitm-1" in shown.out
@@ -74,7 +109,7 @@ def test_a_refused_configuration_is_shown_with_the_log_of_who_refused(
     """At once, and everything is left as it is."""
     (tree.run / "mitm-1.plan").write_text("78")
     found = settings()
-    assert up(found, ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 1
+    assert up(found, tree_state(tree), ProcessTree(tree.copy.root), Api(found.frontproxy.port)) == 1
     shown = capsys.readouterr().err
     assert "did not come up: mitm-1 refuses its configuration (status 78)" in shown
     assert f"{tree.run / 'mitm-1.log'}:\n  started mitm-1\n" in shown

@@ -74,6 +74,18 @@ def test_a_role_has_one_holder(tmp_path: Path) -> None:
     os.close(state.take_role("accountant"))
 
 
+def test_locks_that_are_held_are_known(tmp_path: Path) -> None:
+    """By whose role they are, not by whether there is a file."""
+    state = StateDirectory(home=tmp_path)
+    assert state.locks_held() == []
+    state.make()
+    held = state.take_role("mitm-0")
+    os.close(state.take_role("accountant"))
+    assert state.locks_held() == [state.run / "mitm-0.lock"]
+    os.close(held)
+    assert state.locks_held() == []
+
+
 def test_a_lock_is_never_a_link(tmp_path: Path) -> None:
     """Somebody else's file must not be opened in its place."""
     state = StateDirectory(home=tmp_path)
