@@ -69,13 +69,16 @@ def ports_taken(settings: Settings) -> list[str]:
 
 def state_taken(state: StateDirectory) -> list[str]:
     """Name who works on our state directory, which is another checkout's; those of a dying one get time to end."""
-    if wait_until(lambda: not state.locks_held(), _ENDING_TIMEOUT_S):
+    if not state.locks_held():
         return []
-    holders = {kernel.holder_of_lock(lock) or "another program": None for lock in state.locks_held()}
-    return [
-        f"{state.home} is in use by {holder}; stop the Wiremeter that it belongs to, or set WIREMETER_HOME"
-        for holder in holders
-    ]
+    print(f"waiting: {state.home} is in use, perhaps by what is about to end", flush=True)
+    wait_until(lambda: not state.locks_held(), _ENDING_TIMEOUT_S)
+    holders = [kernel.holder_of_lock(lock) or "another program" for lock in state.locks_held()]
+    if not holders:
+        return []
+    others = f" and {len(set(holders)) - 1} more" if len(set(holders)) > 1 else ""
+    stop = "stop the Wiremeter that it belongs to, or set WIREMETER_HOME"
+    return [f"{state.home} is in use by {holders[0]}{others}; {stop}"]
 
 
 @dataclass
