@@ -75,8 +75,11 @@ MODALITY_LISTS = {
     "cacheTokensDetails": "cache_read_input_tokens",
 }
 _MODALITY_FIELDS = frozenset(MODALITY_LISTS)
-# What a usage object may have to be journaled as it came: nobody knows what else a provider might say there.
-_SAID_FIELDS = _MODALITY_FIELDS.union(COUNT_FIELDS, ("serviceTier", "trafficType"))
+_COUNT_FIELDS = frozenset(COUNT_FIELDS)
+_TIER_FIELDS = frozenset(("serviceTier", "trafficType"))
+_MODALITY_MEMBERS = frozenset(("modality", "tokenCount"))
+_NUMBERS = frozenset((int,))
+_NAME_LETTERS_MAX = 64
 
 # Looking at a message costs two or three searches in its bytes, parsing it a little more as long as it is short; in a
 # long one the searches take longer than orjson does. Measured with bench/dialects.py.
@@ -174,7 +177,7 @@ class GenerateContentTally:
                     total = usage["totalTokenCount"]
                     if type(total) is int and total in _USUAL_COUNTS and telling_members.isdisjoint(answer):
                         [candidate] = answer["candidates"]
-                        if "finishReason" not in candidate and _SAID_FIELDS.issuperset(usage):
+                        if "finishReason" not in candidate and _has_only_counts(usage):
                             if usage == self._usage:
                                 return None
                             members = dumps({"usage": [usage, self._credits], "response_model": self._model})
@@ -286,6 +289,39 @@ class GenerateContentTally:
         reason = _enum_name(object_of(feedback).get("blockReason"), BLOCK_REASONS)
         if reason is not None:
             self._block_reason = reason
+
+
+def _has_only_counts(usage: dict[str, object]) -> bool:
+    """
+    Tell whether a usage object may be journaled as it came: counts, modalities and tiers, nothing else.
+
+    What else a provider might say there nobody knows, and it could be a part of the prompt.
+    """
+    if _COUNT_FIELDS.issuperset(usage) and _NUMBERS.issuperset(map(type, usage.values())):
+        return True
+    for name, value in usage.items():
+        if name in _MODALITY_FIELDS:
+            if type(value) is not list or not all(map(_is_modality, value)):
+                return False
+        elif name in _TIER_FIELDS:
+            if not _is_enum(value):
+                return False
+        elif name not in _COUNT_FIELDS or type(value) is not int:
+            return False
+    return True
+
+
+def _is_modality(each: object) -> bool:
+    return (
+        type(each) is dict
+        and _MODALITY_MEMBERS.issuperset(each)
+        and _is_enum(each.get("modality", 0))
+        and type(each.get("tokenCount", 0)) is int
+    )
+
+
+def _is_enum(value: object) -> bool:
+    return type(value) is int or (type(value) is str and value.isidentifier() and len(value) <= _NAME_LETTERS_MAX)
 
 
 def counts_said(said: list[object]) -> Counts:

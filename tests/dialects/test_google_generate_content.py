@@ -293,11 +293,26 @@ def test_what_can_be_read_and_not_be_written_as_it_was_said_counts_all_the_same(
     assert json.loads(told or b"")["usage"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 2}
 
 
-def test_what_nobody_knows_of_a_usage_object_is_not_journaled() -> None:
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'"note":"private"',
+        b'"promptTokenCount":"private"',
+        b'"promptTokensDetails":"private"',
+        b'"promptTokensDetails":["private"]',
+        b'"promptTokensDetails":[{"modality":"TEXT","tokenCount":1,"note":"private"}]',
+        b'"promptTokensDetails":[{"modality":"my private text","tokenCount":1}]',
+        b'"promptTokensDetails":[{"modality":"TEXT","tokenCount":"private"}]',
+        b'"serviceTier":{"note":"private"}',
+        b'"trafficType":"my private text"',
+    ],
+)
+def test_what_nobody_knows_of_a_usage_object_is_not_journaled(odd: bytes) -> None:
     """It could be anything, a part of the prompt for one."""
     reader = reader_of(CLOUD_CODE, 200, "text/event-stream")
     assert isinstance(reader, AnswerReader)
     read_event = reader.event_reader()
     read_event(event_of(b'{"totalTokenCount":1}'))
-    told = read_event(event_of(b'{"totalTokenCount":2,"note":"private"}'))
-    assert json.loads(told or b"")["usage"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 2}
+    told = read_event(event_of(b'{"totalTokenCount":2,%b}' % odd))
+    assert told is not None and b"private" not in told
+    assert json.loads(told)["usage"]["total_tokens"] == 2

@@ -32,10 +32,10 @@ MODEL_ANSWER = (
 
 # Python's and built-in calls for one event with counts that comes alone, for each of three clients', for each of 25
 # that come together, and for one exchange that nobody reads.
-EVENT_CALLS = 49
-SHARED_EVENT_CALLS = 33
+EVENT_CALLS = 52
+SHARED_EVENT_CALLS = 36
 CROWDED_EVENT_CALLS = 8.9
-EXCHANGE_CALLS = 121
+EXCHANGE_CALLS = 120
 # The same for a call of a model with a short request and its answer in one piece, from draft to record.
 MODEL_CALL_CALLS = 401
 CROWD = 25
