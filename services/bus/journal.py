@@ -37,8 +37,8 @@ _EPOCH_NAME = re.compile("[0-9a-f]{32}")
 # An attribute of an Enum takes Python 3.11 as long as twenty names of the module.
 _STARTED = EntryKind.STARTED
 _FINISHED = EntryKind.FINISHED
-# In a draft, which is a record; inside a string of it the quotes would be escaped. Before the client there may stand
-# what a provider said, with members of any name.
+# In a draft, which is a record; inside a string of it the quotes would be escaped. What stands before the client may
+# have members of any name.
 _match_run = re.compile(rb'(?>.*"client":\{).*"run":"([0-9A-Za-z]+)"', re.DOTALL).match
 # A hello names every epoch, up to ten times a second.
 _PAST_EPOCHS_MAX = 64

@@ -73,10 +73,10 @@ def state_taken(state: StateDirectory) -> list[str]:
         return []
     print(f"waiting: {state.home} is in use, perhaps by what is about to end", flush=True)
     wait_until(lambda: not state.locks_held(), _ENDING_TIMEOUT_S)
-    holders = [kernel.holder_of_lock(lock) or "another program" for lock in state.locks_held()]
+    holders = list(dict.fromkeys(kernel.holder_of_lock(lock) or "another program" for lock in state.locks_held()))
     if not holders:
         return []
-    others = f" and {len(set(holders)) - 1} more" if len(set(holders)) > 1 else ""
+    others = f" and {len(holders) - 1} more" if len(holders) > 1 else ""
     stop = "stop the Wiremeter that it belongs to, or set WIREMETER_HOME"
     return [f"{state.home} is in use by {holders[0]}{others}; {stop}"]
 

@@ -162,7 +162,7 @@ class GenerateContentTally:
 
         Nearly all events of an answer bring text and counts, and nothing else that is not known by then: these are told
         in one go, and journaled as the provider said them (`counts_said`): most are replaced before anybody asks for
-        them. What has another shape, or cannot be written so, raises or falls through.
+        them. What has another shape raises or falls through.
         """
         answer_member, telling_members = self.ANSWER_MEMBER, self.TELLING_MEMBERS
 
